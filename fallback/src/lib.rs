@@ -1,0 +1,1 @@
+//! A proactor over readiness: submit operations, reap completions.

@@ -1,0 +1,1 @@
+//! Codecs: what turns bytes into items and items into bytes.

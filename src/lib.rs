@@ -1,0 +1,4 @@
+//! A ring-driven networking runtime.
+
+pub mod batch;
+pub mod codec;
