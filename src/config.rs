@@ -1,0 +1,207 @@
+//! Every limit and default in one place, checked against each other when the crate is compiled.
+
+use std::time::Duration;
+
+/// Buffers of a reactor's receive pool. Only those in use are ever touched: the pool is a stack, and it hands the
+/// kernel no more than [`POOL_WINDOW`] of them until that was too few.
+pub const POOL_BUFFERS: u16 = 128;
+
+/// Bytes of a receive buffer. 256 KiB moves the most over loopback: fewer, larger copies, and a few buffers of this
+/// size still share the second and third level of the cache with the socket's own memory.
+pub const POOL_BUFFER_BYTES: usize = 256 << 10;
+
+/// Receive buffers that lie ready for the kernel at first. It takes them in turn, so this many times
+/// [`POOL_BUFFER_BYTES`] pass through the cache. The window doubles whenever the kernel found none.
+pub const POOL_WINDOW: u16 = 16;
+
+/// Entries of the submission queue. A full queue is submitted early, so this bounds memory, not operations.
+pub const SUBMISSION_ENTRIES: u32 = 512;
+
+/// Entries of the completion queue. One turn can complete every buffer of the pool, a send for each of a thousand
+/// connections, and some accepts, wakes and cancellations.
+pub const COMPLETION_ENTRIES: u32 = 8192;
+
+/// Output of a connection that waits for its peer: from here on its input is not read.
+pub const OUTPUT_SOFT_BYTES: usize = 1 << 20;
+
+/// Output of a connection that waits for its peer: beyond this it is closed.
+pub const OUTPUT_HARD_BYTES: usize = 64 << 20;
+
+/// Input of a connection that its handler left unconsumed: beyond this it is closed.
+pub const INPUT_BYTES: usize = 16 << 20;
+
+/// What other threads may have handed to a connection that its reactor has not taken over yet.
+pub const OUTBOX_BYTES: usize = 16 << 20;
+
+/// Unused vectors that a reactor keeps for the next connection with output.
+pub const SPARE_BYTES: usize = 16 << 20;
+
+/// Connections of one server.
+pub const CONNECTIONS: usize = 65_536;
+
+/// Connections that wait to be accepted; the system's own limit (`net.core.somaxconn`) may be lower.
+pub const BACKLOG: u32 = 4096;
+
+/// How long a connection attempt may take.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a closed connection waits for its peer's end of stream, so that the peer can read the last output.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a closed connection may take to send the rest of its output.
+pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a drain lets connections finish by themselves.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the kernel may take to give back what it holds, at the very end; then it is leaked rather than freed.
+pub const REAP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a listener rests after the process ran out of descriptors or memory.
+pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// How long a reactor looks for work before it sleeps, when looking has paid off lately.
+pub const BUSY_POLL: Duration = Duration::from_micros(50);
+
+/// Receives of one connection in one turn on a backend that makes them itself.
+pub const RECEIVES_PER_TURN: usize = 16;
+
+/// Accepts of one listener in one turn on a backend that makes them itself.
+pub const ACCEPTS_PER_TURN: usize = 64;
+
+// The pool cannot run dry for good: a buffer is held by the kernel, by a completion that has not been handled, or by
+// the handler that is running, and the last two end with the turn.
+const HELD_BY_HANDLER: usize = 1;
+const _: () = assert!(POOL_BUFFERS as usize >= POOL_WINDOW as usize + HELD_BY_HANDLER);
+// A ring of buffers has a power of two of them, at most 2^15, and its buffers fill whole pages.
+const _: () = assert!(POOL_BUFFERS.is_power_of_two() && POOL_WINDOW.is_power_of_two() && POOL_BUFFERS <= 1 << 15);
+const _: () = assert!(POOL_BUFFER_BYTES.is_multiple_of(4096));
+// A turn's completions find room: the pool's receives, and a send for each entry of the submission queue.
+const _: () = assert!(COMPLETION_ENTRIES >= POOL_BUFFERS as u32 + 2 * SUBMISSION_ENTRIES);
+// Reading pauses before the connection is given up, with room for what one turn can still bring.
+const _: () = assert!(OUTPUT_SOFT_BYTES + POOL_WINDOW as usize * POOL_BUFFER_BYTES < OUTPUT_HARD_BYTES);
+
+/// The shape of a reactor's receive pool.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PoolConfig {
+    pub(crate) buffers: u16,
+    pub(crate) buffer_bytes: usize,
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        PoolConfig { buffers: POOL_BUFFERS, buffer_bytes: POOL_BUFFER_BYTES }
+    }
+}
+
+/// The limits of one connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) output_soft: usize,
+    pub(crate) output_hard: usize,
+    pub(crate) input: usize,
+    pub(crate) outbox: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            output_soft: OUTPUT_SOFT_BYTES,
+            output_hard: OUTPUT_HARD_BYTES,
+            input: INPUT_BYTES,
+            outbox: OUTBOX_BYTES,
+        }
+    }
+}
+
+/// Whether a reactor looks for work a while before it sleeps. It trades the processor's time for latency: waking a
+/// sleeping thread costs 20–30 µs on the machines that were measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BusyPoll {
+    /// Sleeps at once.
+    Off,
+    /// Looks for up to [`BUSY_POLL`] while that pays off, and not at all when the process has fewer cores than reactors.
+    #[default]
+    Adaptive,
+    /// Looks for this long, always.
+    For(Duration),
+}
+
+/// A feature of io_uring that can be switched off: against a kernel's bug, or to test what older kernels do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum UringFeature {
+    /// `IORING_SETUP_NO_SQARRAY` (Linux 6.6).
+    NoSqArray,
+    /// `IORING_SETUP_DEFER_TASKRUN` (6.1).
+    DeferTaskRun,
+    /// `IORING_SETUP_SINGLE_ISSUER` (6.0).
+    SingleIssuer,
+    /// `IORING_SETUP_COOP_TASKRUN` (5.19).
+    CoopTaskRun,
+    /// `IORING_SETUP_SUBMIT_ALL` (5.18).
+    SubmitAll,
+    /// `IORING_RECV_MULTISHOT` (6.0).
+    MultishotReceive,
+    /// `IORING_ACCEPT_MULTISHOT` (5.19).
+    MultishotAccept,
+    /// Provided-buffer rings (5.19). Without them receives are one-shot and wait by polling.
+    BufferRing,
+}
+
+impl UringFeature {
+    pub(crate) const ALL: [(UringFeature, &str); 8] = [
+        (UringFeature::NoSqArray, "no_sqarray"),
+        (UringFeature::DeferTaskRun, "defer_taskrun"),
+        (UringFeature::SingleIssuer, "single_issuer"),
+        (UringFeature::CoopTaskRun, "coop_taskrun"),
+        (UringFeature::SubmitAll, "submit_all"),
+        (UringFeature::MultishotReceive, "multishot_receive"),
+        (UringFeature::MultishotAccept, "multishot_accept"),
+        (UringFeature::BufferRing, "buffer_ring"),
+    ];
+}
+
+/// A set of [`UringFeature`]s.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct UringFeatures(u16);
+
+impl UringFeatures {
+    pub(crate) fn insert(&mut self, feature: UringFeature) {
+        self.0 |= 1 << feature as u16;
+    }
+
+    pub(crate) fn contains(self, feature: UringFeature) -> bool {
+        self.0 & 1 << feature as u16 != 0
+    }
+
+    /// Reads names separated by commas; `Err` is the first that is none.
+    pub(crate) fn parse(names: &str) -> Result<Self, &str> {
+        let mut set = UringFeatures::default();
+        for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            let known = UringFeature::ALL.iter().find(|(_, known)| *known == name);
+            set.insert(known.ok_or(name)?.0);
+        }
+        Ok(set)
+    }
+
+    pub(crate) fn union(self, other: Self) -> Self {
+        UringFeatures(self.0 | other.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_are_read_by_name() {
+        let set = UringFeatures::parse("multishot_receive, buffer_ring").unwrap();
+        for (feature, _) in UringFeature::ALL {
+            let expected = matches!(feature, UringFeature::MultishotReceive | UringFeature::BufferRing);
+            assert_eq!(set.contains(feature), expected, "{feature:?}");
+        }
+        assert_eq!(UringFeatures::parse("sqpoll"), Err("sqpoll"));
+    }
+}

@@ -1,0 +1,136 @@
+//! Which backend, and why not the other one.
+
+use super::Driver;
+use crate::config::{PoolConfig, UringFeatures};
+use crate::error::{Error, Result};
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+
+/// How a reactor reaches the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// What the environment variable `TROCHUS_BACKEND` says (`auto`, `io_uring` or `fallback`); if it says nothing, the
+    /// best that works here. Why io_uring was passed over is logged once.
+    #[default]
+    Auto,
+    /// io_uring, or an error.
+    IoUring,
+    /// epoll or kqueue.
+    Fallback,
+}
+
+impl Backend {
+    /// The backends that work on this machine, the best one first.
+    pub fn available() -> Vec<Backend> {
+        let probe = PoolConfig { buffers: 1, buffer_bytes: 4096 };
+        let io_uring = open_uring(&probe, UringFeatures::default()).is_ok();
+        if io_uring { vec![Backend::IoUring, Backend::Fallback] } else { vec![Backend::Fallback] }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Backend::Auto => "auto",
+            Backend::IoUring => "io_uring",
+            Backend::Fallback => "fallback",
+        })
+    }
+}
+
+impl FromStr for Backend {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "auto" => Ok(Backend::Auto),
+            "io_uring" => Ok(Backend::IoUring),
+            "fallback" => Ok(Backend::Fallback),
+            _ => Err(Error::UnknownBackend(name.to_owned())),
+        }
+    }
+}
+
+/// What a builder and the environment ask for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Choice {
+    pub(crate) backend: Backend,
+    pub(crate) without: UringFeatures,
+}
+
+/// Opens the backend that was asked for, on the thread that will use it.
+pub(crate) fn choose(choice: Choice, pool: &PoolConfig) -> Result<Driver> {
+    let (backend, without) = (from_environment(choice.backend)?, features_from_environment(choice.without)?);
+    match backend {
+        Backend::Fallback => open_fallback(pool),
+        Backend::IoUring => open_uring(pool, without).map_err(|source| {
+            let advice = advice(&source);
+            Error::BackendUnavailable { backend, advice, source }
+        }),
+        Backend::Auto => open_uring(pool, without).or_else(|error| {
+            crate::log::io_uring_unavailable(&error, &advice(&error));
+            open_fallback(pool)
+        }),
+    }
+}
+
+fn from_environment(asked: Backend) -> Result<Backend> {
+    match std::env::var("TROCHUS_BACKEND") {
+        Ok(name) if asked == Backend::Auto && !name.is_empty() => name.parse(),
+        _ => Ok(asked),
+    }
+}
+
+fn features_from_environment(without: UringFeatures) -> Result<UringFeatures> {
+    let Ok(names) = std::env::var("TROCHUS_IO_URING_WITHOUT") else { return Ok(without) };
+    let named = UringFeatures::parse(&names).map_err(|name| Error::UnknownFeature(name.to_owned()))?;
+    Ok(without.union(named))
+}
+
+fn open_fallback(pool: &PoolConfig) -> Result<Driver> {
+    Driver::readiness(pool).map_err(|source| {
+        let advice = "raise `ulimit -n` if descriptors ran out".to_owned();
+        Error::BackendUnavailable { backend: Backend::Fallback, advice, source }
+    })
+}
+
+#[cfg(target_os = "linux")]
+fn open_uring(pool: &PoolConfig, without: UringFeatures) -> io::Result<Driver> {
+    Driver::uring(pool, without)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_uring(_pool: &PoolConfig, _without: UringFeatures) -> io::Result<Driver> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(target_os = "linux")]
+fn advice(error: &io::Error) -> String {
+    let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    let disabled = disabled.trim();
+    match error.raw_os_error() {
+        Some(libc::EPERM) if matches!(disabled, "1" | "2") => {
+            format!("kernel.io_uring_disabled is {disabled}; `sysctl kernel.io_uring_disabled=0` allows io_uring")
+        }
+        Some(libc::EPERM | libc::EACCES) => {
+            "a seccomp filter or a security module forbids io_uring, as containers' defaults do; allow io_uring_setup, \
+             io_uring_enter and io_uring_register"
+                .to_owned()
+        }
+        Some(libc::ENOSYS) => "this kernel was built without io_uring, is older than Linux 5.1, or a seccomp filter \
+                               hides it; allow io_uring_setup, io_uring_enter and io_uring_register"
+            .to_owned(),
+        Some(libc::ENOMEM) => "the limit on locked memory is too small for a ring on this kernel; raise it with \
+                               `ulimit -l` or LimitMEMLOCK="
+            .to_owned(),
+        Some(libc::EMFILE | libc::ENFILE) => "out of descriptors; raise `ulimit -n`".to_owned(),
+        Some(libc::EINVAL) | None => "this kernel's io_uring is too old; Linux 5.11 is the oldest that works".to_owned(),
+        _ => "io_uring cannot be set up here".to_owned(),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn advice(_error: &io::Error) -> String {
+    "io_uring is a part of Linux".to_owned()
+}

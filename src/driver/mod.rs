@@ -1,0 +1,242 @@
+//! The seam: what a reactor asks of the kernel, in one vocabulary for every backend.
+//!
+//! Completion-based: [`Op`]s are submitted and own what the kernel needs until their final [`Completion`] gives it
+//! back, so nothing above this module can free or change memory that is in flight. The readiness backend imitates
+//! completions; the ring never imitates readiness.
+
+mod choice;
+mod readiness;
+#[cfg(test)]
+pub(crate) mod simulated;
+mod token;
+#[cfg(target_os = "linux")]
+mod uring;
+
+pub use choice::Backend;
+pub(crate) use choice::{Choice, choose};
+pub(crate) use token::{GENERATIONS, Kind, Token};
+
+use crate::buf::{BufferId, Payload};
+use crate::config::PoolConfig;
+use socket2::{SockAddr, Socket};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// What a driver can be asked to do. The set is closed: a backend that lacks an arm does not compile.
+///
+/// The descriptors must have been attached and must stay open until the final completion.
+#[derive(Debug)]
+pub(crate) enum Op {
+    /// Accepts connections until cancelled.
+    Accept { listener: RawFd },
+    /// Connects once.
+    Connect { socket: RawFd, address: SockAddr },
+    /// Receives into the pool's buffers until cancelled.
+    Receive { socket: RawFd },
+    /// Sends the payload. At most one is in flight on a stream: independent ring entries are not ordered.
+    Send { socket: RawFd, payload: Payload },
+}
+
+/// The answer to an operation. It is the final one unless `more` is set.
+#[derive(Debug)]
+pub(crate) struct Completion {
+    pub(crate) token: Token,
+    pub(crate) event: Event,
+    pub(crate) more: bool,
+}
+
+#[derive(Debug)]
+pub(crate) enum Event {
+    Accepted(io::Result<Socket>),
+    Connected(io::Result<()>),
+    Received(io::Result<Received>),
+    /// How many bytes of the payload were sent, possibly fewer than it has, and the payload.
+    Sent(io::Result<usize>, Payload),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// So many bytes in this buffer, which is on loan until it is released.
+    Data(BufferId, usize),
+    /// The peer sends no more.
+    End,
+}
+
+/// The pool has no buffer for a receive: arm it again when some came back.
+pub(crate) fn is_out_of_buffers(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(NO_BUFFERS)
+}
+
+pub(crate) fn out_of_buffers() -> io::Error {
+    io::Error::from_raw_os_error(NO_BUFFERS)
+}
+
+pub(crate) fn cancelled() -> io::Error {
+    io::Error::from_raw_os_error(CANCELLED)
+}
+
+pub(crate) fn is_cancelled(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(CANCELLED)
+}
+
+const NO_BUFFERS: i32 = libc::ENOBUFS;
+const CANCELLED: i32 = libc::ECANCELED;
+
+/// What a backend can do beyond the common meaning; upper layers ask for these and never for a backend's name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Completions cost no system call each: one entry into the kernel submits and reaps everything.
+    pub batched_submission: bool,
+    /// One armed operation yields many receives.
+    pub multishot_receive: bool,
+    /// One armed operation yields many connections.
+    pub multishot_accept: bool,
+    /// The kernel picks the receive buffer when the bytes are there.
+    pub provided_buffers: bool,
+    /// The kernel runs completion work only when the reactor asks for it.
+    pub deferred_task_work: bool,
+}
+
+/// Plain counters of a driver; each reading is the total so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DriverStats {
+    pub(crate) enters: u64,
+    pub(crate) completion_overflows: u64,
+}
+
+/// A backend. One enum rather than a type parameter, so that the choice shows nowhere above.
+#[derive(Debug)]
+pub(crate) enum Driver {
+    #[cfg(target_os = "linux")]
+    Uring(Box<uring::Uring>),
+    Readiness(Box<readiness::Readiness>),
+    #[cfg(test)]
+    Simulated(Box<simulated::Simulated>),
+}
+
+/// Calls the same method on whichever backend it is.
+macro_rules! each {
+    ($self:expr, $driver:ident => $call:expr) => {
+        match $self {
+            #[cfg(target_os = "linux")]
+            Driver::Uring($driver) => $call,
+            Driver::Readiness($driver) => $call,
+            #[cfg(test)]
+            Driver::Simulated($driver) => $call,
+        }
+    };
+}
+
+impl Driver {
+    #[cfg(target_os = "linux")]
+    pub(crate) fn uring(pool: &PoolConfig, without: crate::config::UringFeatures) -> io::Result<Self> {
+        Ok(Driver::Uring(Box::new(uring::Uring::new(pool, without)?)))
+    }
+
+    pub(crate) fn readiness(pool: &PoolConfig) -> io::Result<Self> {
+        Ok(Driver::Readiness(Box::new(readiness::Readiness::new(pool)?)))
+    }
+
+    /// The backend that this is; [`Backend::Auto`] never.
+    pub(crate) fn backend(&self) -> Backend {
+        match self {
+            #[cfg(target_os = "linux")]
+            Driver::Uring(_) => Backend::IoUring,
+            Driver::Readiness(_) => Backend::Fallback,
+            #[cfg(test)]
+            Driver::Simulated(_) => Backend::Fallback,
+        }
+    }
+
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        each!(self, driver => driver.capabilities())
+    }
+
+    /// Makes operations on `socket` possible, and it non-blocking.
+    pub(crate) fn attach(&mut self, socket: &Rc<Socket>) -> io::Result<()> {
+        each!(self, driver => driver.attach(socket))
+    }
+
+    /// The last word about `socket`: nothing is in flight on it and nothing will be.
+    pub(crate) fn detach(&mut self, socket: &Socket) {
+        each!(self, driver => driver.detach(socket.as_raw_fd()));
+    }
+
+    /// Takes on an operation. Whatever comes of it arrives as a completion.
+    pub(crate) fn submit(&mut self, token: Token, op: Op) {
+        each!(self, driver => driver.submit(token, op));
+    }
+
+    /// Asks for the end of an operation, which then has its final completion soon, whichever that is.
+    pub(crate) fn cancel(&mut self, token: Token, socket: RawFd) {
+        each!(self, driver => driver.cancel(token, socket));
+    }
+
+    /// Submits what was taken on, waits up to `timeout` for a completion or a wake-up (`None`: for as long as it takes)
+    /// and appends everything that completed.
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>, into: &mut Vec<Completion>) -> io::Result<()> {
+        each!(self, driver => driver.wait(timeout, into))
+    }
+
+    pub(crate) fn waker(&self) -> DriverWaker {
+        each!(self, driver => driver.waker())
+    }
+
+    /// The bytes of a buffer on loan.
+    pub(crate) fn bytes(&self, buffer: BufferId, len: usize) -> &[u8] {
+        each!(self, driver => driver.bytes(buffer, len))
+    }
+
+    /// Gives back a buffer that was on loan.
+    pub(crate) fn release(&mut self, buffer: BufferId) {
+        each!(self, driver => driver.release(buffer));
+    }
+
+    /// Receives that could be armed now and find a buffer.
+    pub(crate) fn free_buffers(&self) -> usize {
+        each!(self, driver => driver.free_buffers())
+    }
+
+    /// Buffers on loan.
+    pub(crate) fn loaned_buffers(&self) -> usize {
+        each!(self, driver => driver.loaned_buffers())
+    }
+
+    /// Operations without their final completion.
+    pub(crate) fn in_flight(&self) -> usize {
+        each!(self, driver => driver.in_flight())
+    }
+
+    pub(crate) fn stats(&self) -> DriverStats {
+        each!(self, driver => driver.stats())
+    }
+
+    /// A descriptor that polls readable when [`wait`](Self::wait) would have something to report.
+    pub(crate) fn descriptor(&self) -> RawFd {
+        each!(self, driver => driver.descriptor())
+    }
+}
+
+/// Ends another thread's [`Driver::wait`], the current one or the next.
+#[derive(Clone, Debug)]
+pub(crate) enum DriverWaker {
+    #[cfg(target_os = "linux")]
+    Event(std::sync::Arc<uring::EventFd>),
+    Readiness(trochus_fallback::Waker),
+    #[cfg(test)]
+    Simulated,
+}
+
+impl DriverWaker {
+    pub(crate) fn wake(&self) {
+        match self {
+            #[cfg(target_os = "linux")]
+            DriverWaker::Event(event) => event.signal(),
+            DriverWaker::Readiness(waker) => waker.wake(),
+            #[cfg(test)]
+            DriverWaker::Simulated => {}
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Translation: an operation to its 64-byte submission entry, a completion entry to its parts.
+#![allow(unsafe_code)]
+
+use crate::buf::{BufferId, Payload};
+use crate::driver::{Kind, Token};
+use io_uring::{cqueue, opcode, squeue, types};
+use socket2::{SockAddr, Socket};
+use std::io::{self, IoSlice};
+use std::os::fd::{FromRawFd, RawFd};
+use std::ptr;
+
+pub(super) use squeue::Entry;
+
+/// The one group of provided buffers that a ring has.
+pub(super) const BUFFER_GROUP: u16 = 0;
+
+/// Slices of one `sendmsg`. A payload of more pieces is sent in several goes, like any short send.
+const MESSAGE_SLICES: usize = 64;
+
+/// Send flags: a broken pipe is an error and not a signal, and the kernel retries a short send by itself.
+const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+
+/// What goes over the wire to the kernel. The lifetimes are the submitter's promise: the memory stays put, and is kept
+/// by the ring's table, until the final completion.
+pub(super) enum Wire<'a> {
+    Accept { listener: RawFd, multishot: bool },
+    Connect { socket: RawFd, address: &'a SockAddr },
+    /// Into a buffer that the kernel picks.
+    Receive { socket: RawFd, multishot: bool },
+    /// Completes when there is something to receive.
+    Readable { socket: RawFd },
+    ReceiveInto { socket: RawFd, address: *mut u8, len: usize },
+    Send { socket: RawFd, bytes: &'a [u8] },
+    SendMessage { socket: RawFd, message: &'a Message },
+    Watch { socket: RawFd },
+    Cancel { target: u64 },
+    CancelAll,
+}
+
+impl Wire<'_> {
+    pub(super) fn entry(&self, user_data: u64) -> Entry {
+        use types::Fd;
+        let entry = match *self {
+            Wire::Accept { listener, multishot: true } => {
+                opcode::AcceptMulti::new(Fd(listener)).flags(libc::SOCK_CLOEXEC).build()
+            }
+            Wire::Accept { listener, multishot: false } => {
+                opcode::Accept::new(Fd(listener), ptr::null_mut(), ptr::null_mut()).flags(libc::SOCK_CLOEXEC).build()
+            }
+            Wire::Connect { socket, address } => {
+                opcode::Connect::new(Fd(socket), address.as_ptr().cast(), address.len()).build()
+            }
+            Wire::Receive { socket, multishot: true } => opcode::RecvMulti::new(Fd(socket), BUFFER_GROUP).build(),
+            Wire::Receive { socket, multishot: false } => opcode::Recv::new(Fd(socket), ptr::null_mut(), 0)
+                .buf_group(BUFFER_GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT),
+            Wire::Readable { socket } => opcode::PollAdd::new(Fd(socket), libc::POLLIN as u32).build(),
+            Wire::ReceiveInto { socket, address, len } => {
+                opcode::Recv::new(Fd(socket), address, len as u32).flags(libc::MSG_DONTWAIT).build()
+            }
+            Wire::Send { socket, bytes } => {
+                // A longer payload is sent in several goes, like any short send.
+                let len = bytes.len().min(i32::MAX as usize) as u32;
+                opcode::Send::new(Fd(socket), bytes.as_ptr(), len).flags(SEND_FLAGS).build()
+            }
+            Wire::SendMessage { socket, message } => {
+                opcode::SendMsg::new(Fd(socket), &message.header).flags(SEND_FLAGS as u32).build()
+            }
+            Wire::Watch { socket } => opcode::PollAdd::new(Fd(socket), libc::POLLIN as u32).multi(true).build(),
+            Wire::Cancel { target } => opcode::AsyncCancel::new(target).build(),
+            Wire::CancelAll => opcode::AsyncCancel2::new(types::CancelBuilder::any().all()).build(),
+        };
+        entry.user_data(user_data)
+    }
+}
+
+/// The header of a vectored send, and the slices that it points to.
+pub(super) struct Message {
+    header: libc::msghdr,
+    slices: Vec<IoSlice<'static>>,
+}
+
+impl Message {
+    /// Describes the unsent bytes of `payload`, which must neither change nor be dropped before the message.
+    pub(super) fn new(payload: &Payload) -> Self {
+        let mut slices = vec![IoSlice::new(&[]); MESSAGE_SLICES];
+        let filled = payload.slices(0, &mut slices);
+        slices.truncate(filled);
+        let slices: Vec<IoSlice<'static>> = slices
+            .into_iter()
+            // SAFETY: the lifetime is cut loose from the payload. The ring's table keeps payload and message together
+            // until the kernel's final completion, and nothing but the kernel reads these slices.
+            .map(|slice| unsafe { std::mem::transmute::<IoSlice<'_>, IoSlice<'static>>(slice) })
+            .collect();
+        // SAFETY: `msghdr` is a C struct of integers and pointers, for which zeroes are valid.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        // `IoSlice` is guaranteed to have the layout of `iovec`, which the kernel does not write to.
+        header.msg_iov = slices.as_ptr().cast_mut().cast();
+        header.msg_iovlen = slices.len() as _;
+        Message { header, slices }
+    }
+}
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Message").field("slices", &self.slices.len()).finish_non_exhaustive()
+    }
+}
+
+/// User data of entries that are no caller's operation. The top byte tells them from a [`Token`], whose kinds are few.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Internal {
+    Wake,
+    Cancelled,
+    Probe,
+    /// The poll that comes before a one-shot receive.
+    Readable(Token),
+}
+
+const WAKE: u64 = 0xff << 56;
+const CANCELLED: u64 = 0xfe << 56;
+const PROBE: u64 = 0xfd << 56;
+const READABLE: u64 = 0x80 << 56;
+
+impl Internal {
+    pub(super) fn bits(self) -> u64 {
+        match self {
+            Internal::Wake => WAKE,
+            Internal::Cancelled => CANCELLED,
+            Internal::Probe => PROBE,
+            Internal::Readable(token) => token.bits() | READABLE,
+        }
+    }
+
+    pub(super) fn from_bits(bits: u64) -> Internal {
+        match bits {
+            WAKE => Internal::Wake,
+            CANCELLED => Internal::Cancelled,
+            PROBE => Internal::Probe,
+            _ => Internal::Readable(Token::from_bits(bits & !READABLE).expect("only this module makes such bits")),
+        }
+    }
+}
+
+/// A completion entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Raw {
+    pub(super) user_data: u64,
+    result: i32,
+    flags: u32,
+}
+
+impl Raw {
+    pub(super) fn more(&self) -> bool {
+        cqueue::more(self.flags)
+    }
+
+    pub(super) fn buffer(&self) -> Option<BufferId> {
+        cqueue::buffer_select(self.flags).map(BufferId)
+    }
+
+    /// The result as a count.
+    pub(super) fn bytes(&self) -> io::Result<usize> {
+        usize::try_from(self.result).map_err(|_| io::Error::from_raw_os_error(-self.result))
+    }
+
+    /// The result of an accept as the connection, which is the caller's from here on.
+    pub(super) fn accepted(&self) -> io::Result<Socket> {
+        debug_assert_eq!(Token::from_bits(self.user_data).map(Token::kind), Some(Kind::Accept));
+        let descriptor = self.bytes()? as RawFd;
+        // SAFETY: the result of an accept is a fresh descriptor that nothing else owns, and each completion entry is
+        // translated once.
+        Ok(unsafe { Socket::from_raw_fd(descriptor) })
+    }
+}
+
+impl From<cqueue::Entry> for Raw {
+    fn from(entry: cqueue::Entry) -> Self {
+        Raw { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn internal_bits_are_no_tokens() {
+        let token = Token::new(Kind::Receive, 7, 9);
+        for internal in [Internal::Wake, Internal::Cancelled, Internal::Probe, Internal::Readable(token)] {
+            assert_eq!(Token::from_bits(internal.bits()), None);
+            assert_eq!(Internal::from_bits(internal.bits()), internal);
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! The io_uring backend: operations become ring entries, ring entries become completions.
+//!
+//! `setup` opens the best ring that the kernel allows and finds out what it can do, `pool` is the memory that receives
+//! land in, `entry` translates operations. Here is the life of an operation: who holds its memory, and when it ends.
+
+mod entry;
+mod event;
+mod pool;
+mod probe;
+mod setup;
+
+pub(crate) use event::EventFd;
+
+use super::{Capabilities, Completion, DriverStats, DriverWaker, Event, Kind, Op, Received, Token};
+use crate::buf::{BufferId, Payload};
+use crate::config::{PoolConfig, REAP_TIMEOUT, UringFeature, UringFeatures};
+use entry::{Internal, Message, Raw, Wire};
+use pool::Pool;
+use setup::Ring;
+use socket2::{SockAddr, Socket};
+use std::fmt;
+use std::io;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A ring, its buffers, and what its operations hold.
+pub(crate) struct Uring {
+    ring: Ring,
+    pool: Pool,
+    wake: Arc<EventFd>,
+    /// By the index of the operation's token.
+    held: Vec<Held>,
+    in_flight: usize,
+    capabilities: Capabilities,
+    /// Completions on their way from the queue; kept for its capacity.
+    raw: Vec<Raw>,
+    stats: DriverStats,
+}
+
+/// What the kernel may read or write until the final completions of one connection's operations.
+#[derive(Debug, Default)]
+struct Held {
+    outgoing: Outgoing,
+    incoming: Incoming,
+}
+
+/// A receive without provided buffers.
+#[derive(Debug, Default)]
+enum Incoming {
+    #[default]
+    Nothing,
+    /// Waits for something to receive on this descriptor.
+    Waiting(RawFd),
+    Into(BufferId),
+}
+
+#[derive(Debug, Default)]
+enum Outgoing {
+    #[default]
+    Nothing,
+    /// The message header is there when the payload is more than one slice.
+    Send(Payload, Option<Box<Message>>),
+    Connect(#[expect(dead_code, reason = "held for the kernel, which reads it")] Box<SockAddr>),
+}
+
+impl Uring {
+    pub(crate) fn new(pool: &PoolConfig, without: UringFeatures) -> io::Result<Self> {
+        let mut ring = Ring::open(without)?;
+        let pool = Pool::new(pool, !without.contains(UringFeature::BufferRing), &mut ring)?;
+        let provided_buffers = pool.is_provided();
+        let capabilities = Capabilities {
+            batched_submission: true,
+            deferred_task_work: ring.is_deferred(),
+            provided_buffers,
+            // Both came with Linux 5.19.
+            multishot_accept: provided_buffers && !without.contains(UringFeature::MultishotAccept),
+            multishot_receive: false,
+        };
+        let mut uring = Uring {
+            ring,
+            pool,
+            capabilities,
+            wake: Arc::new(EventFd::new()?),
+            held: Vec::new(),
+            raw: Vec::new(),
+            in_flight: 0,
+            stats: DriverStats::default(),
+        };
+        if provided_buffers && !without.contains(UringFeature::MultishotReceive) {
+            uring.capabilities.multishot_receive = uring.can_receive_repeatedly()?;
+        }
+        uring.watch_wake();
+        Ok(uring)
+    }
+
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    /// Nothing to do: the kernel retries what would block, and the ring needs no registration.
+    pub(crate) fn attach(&mut self, _socket: &Rc<Socket>) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn detach(&mut self, _socket: RawFd) {}
+
+    pub(crate) fn submit(&mut self, token: Token, op: Op) {
+        let index = token.index() as usize;
+        if self.held.len() <= index && !matches!(op, Op::Accept { .. }) {
+            self.held.resize_with(index + 1, Held::default);
+        }
+        self.in_flight += 1;
+        match op {
+            Op::Accept { listener } => {
+                let multishot = self.capabilities.multishot_accept;
+                self.push(Wire::Accept { listener, multishot }, token.bits());
+            }
+            Op::Connect { socket, address } => {
+                let address = Box::new(address);
+                let wire = Wire::Connect { socket, address: &address };
+                let entry = wire.entry(token.bits());
+                self.held[index].outgoing = Outgoing::Connect(address);
+                self.push_entry(entry);
+            }
+            Op::Receive { socket } => self.arm_receive(token, socket),
+            Op::Send { socket, payload } => {
+                let message = payload.as_single().is_none().then(|| Box::new(Message::new(&payload)));
+                let wire = match (&message, payload.as_single()) {
+                    (None, Some(bytes)) => Wire::Send { socket, bytes },
+                    (message, _) => Wire::SendMessage { socket, message: message.as_ref().expect("made above") },
+                };
+                let entry = wire.entry(token.bits());
+                let outgoing = &mut self.held[index].outgoing;
+                debug_assert!(matches!(outgoing, Outgoing::Nothing), "one send in flight: {token:?}");
+                *outgoing = Outgoing::Send(payload, message);
+                self.push_entry(entry);
+            }
+        }
+    }
+
+    pub(crate) fn cancel(&mut self, token: Token, _socket: RawFd) {
+        self.push(Wire::Cancel { target: token.bits() }, Internal::Cancelled.bits());
+        if token.kind() == Kind::Receive && !self.capabilities.provided_buffers {
+                self.push(Wire::Cancel { target: Internal::Readable(token).bits() }, Internal::Cancelled.bits());
+        }
+    }
+
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>, into: &mut Vec<Completion>) -> io::Result<()> {
+        self.pool.publish();
+        self.stats.enters += 1;
+        self.ring.enter(timeout)?;
+        self.reap(into);
+        self.stats.completion_overflows = u64::from(self.ring.overflows());
+        Ok(())
+    }
+
+    pub(crate) fn waker(&self) -> DriverWaker {
+        DriverWaker::Event(self.wake.clone())
+    }
+
+    pub(crate) fn bytes(&self, buffer: BufferId, len: usize) -> &[u8] {
+        self.pool.bytes(buffer, len)
+    }
+
+    pub(crate) fn release(&mut self, buffer: BufferId) {
+        self.pool.release(buffer);
+    }
+
+    pub(crate) fn free_buffers(&self) -> usize {
+        self.pool.free()
+    }
+
+    pub(crate) fn loaned_buffers(&self) -> usize {
+        self.pool.loaned()
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    pub(crate) fn stats(&self) -> DriverStats {
+        self.stats
+    }
+
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.ring.descriptor()
+    }
+
+    /// Waits for the bytes, or lets the kernel do that and pick a buffer then.
+    fn arm_receive(&mut self, token: Token, socket: RawFd) {
+        let capabilities = self.capabilities;
+        if capabilities.provided_buffers {
+            let multishot = capabilities.multishot_receive;
+            self.push(Wire::Receive { socket, multishot }, token.bits());
+        } else {
+            self.held[token.index() as usize].incoming = Incoming::Waiting(socket);
+            self.push(Wire::Readable { socket }, Internal::Readable(token).bits());
+        }
+    }
+
+    fn watch_wake(&mut self) {
+        let socket = self.wake.descriptor();
+        self.push(Wire::Watch { socket }, Internal::Wake.bits());
+    }
+
+    fn push(&mut self, wire: Wire<'_>, user_data: u64) {
+        self.push_entry(wire.entry(user_data));
+    }
+
+    fn push_entry(&mut self, entry: entry::Entry) {
+        self.ring.push(entry, &mut self.stats.enters);
+    }
+
+    fn reap(&mut self, into: &mut Vec<Completion>) {
+        let mut raw = std::mem::take(&mut self.raw);
+        self.ring.reap(&mut raw);
+        for raw in raw.drain(..) {
+            if let Some(token) = Token::from_bits(raw.user_data) {
+                self.complete(token, raw, into);
+            } else {
+                self.complete_internal(raw, into);
+            }
+        }
+        self.raw = raw;
+    }
+
+    fn complete(&mut self, token: Token, raw: Raw, into: &mut Vec<Completion>) {
+        let event = match token.kind() {
+            Kind::Accept => Event::Accepted(raw.accepted()),
+            Kind::Connect => {
+                self.held[token.index() as usize].outgoing = Outgoing::Nothing;
+                Event::Connected(raw.bytes().map(drop))
+            }
+            Kind::Receive => self.received(token, raw),
+            Kind::Send => {
+                let outgoing = std::mem::take(&mut self.held[token.index() as usize].outgoing);
+                let Outgoing::Send(payload, _) = outgoing else { unreachable!("{token:?} held no payload") };
+                Event::Sent(raw.bytes(), payload)
+            }
+        };
+        self.in_flight -= usize::from(!raw.more());
+        into.push(Completion { token, event, more: raw.more() });
+    }
+
+    fn received(&mut self, token: Token, raw: Raw) -> Event {
+        let buffer = match raw.buffer() {
+            Some(buffer) => {
+                self.pool.taken_by_kernel(buffer);
+                Some(buffer)
+            }
+            None => match std::mem::take(&mut self.held[token.index() as usize].incoming) {
+                Incoming::Into(buffer) => Some(buffer),
+                Incoming::Nothing | Incoming::Waiting(_) => None,
+            },
+        };
+        let result = raw.bytes();
+        if result.as_ref().is_err_and(super::is_out_of_buffers) {
+            self.pool.widen();
+        }
+        Event::Received(match (result, buffer) {
+            (Ok(0), buffer) => {
+                buffer.into_iter().for_each(|buffer| self.pool.release(buffer));
+                Ok(Received::End)
+            }
+            (Ok(len), Some(buffer)) => Ok(Received::Data(buffer, len)),
+            (Ok(len), None) => unreachable!("{len} bytes received into no buffer"),
+            (Err(error), buffer) => {
+                buffer.into_iter().for_each(|buffer| self.pool.release(buffer));
+                Err(error)
+            }
+        })
+    }
+
+    fn complete_internal(&mut self, raw: Raw, into: &mut Vec<Completion>) {
+        match Internal::from_bits(raw.user_data) {
+            Internal::Cancelled | Internal::Probe => {}
+            Internal::Wake => {
+                if !raw.more() {
+                    self.wake.clear();
+                    self.watch_wake();
+                }
+            }
+            Internal::Readable(token) => self.receive_readable(token, raw, into),
+        }
+    }
+
+    /// The second half of a receive without provided buffers: the bytes are there, so now it may have a buffer.
+    fn receive_readable(&mut self, token: Token, raw: Raw, into: &mut Vec<Completion>) {
+        let Incoming::Waiting(socket) = std::mem::take(&mut self.held[token.index() as usize].incoming) else {
+            unreachable!("{token:?} was not waiting");
+        };
+        let buffer = raw.bytes().and_then(|_| self.pool.take().ok_or_else(super::out_of_buffers));
+        match buffer {
+            Ok(buffer) => {
+                let (address, len) = self.pool.target(buffer);
+                self.held[token.index() as usize].incoming = Incoming::Into(buffer);
+                self.push(Wire::ReceiveInto { socket, address, len }, token.bits());
+            }
+            Err(error) => {
+                self.in_flight -= 1;
+                into.push(Completion { token, event: Event::Received(Err(error)), more: false });
+            }
+        }
+    }
+
+    /// Ends everything and waits until the kernel has let go of all memory. `false` if it did not.
+    fn reap_to_zero(&mut self) -> bool {
+        let deadline = Instant::now() + REAP_TIMEOUT;
+        self.push(Wire::CancelAll, Internal::Cancelled.bits());
+        let mut ended = Vec::new();
+        while self.in_flight > 0 {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
+            if self.wait(Some(left.min(Duration::from_millis(100))), &mut ended).is_err() {
+                return false;
+            }
+            ended.clear();
+        }
+        true
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        if self.in_flight > 0 && !self.reap_to_zero() {
+            // Memory that the kernel may still write to is worth less than a process that may be corrupted.
+            std::mem::forget(std::mem::take(&mut self.held));
+            self.pool.leak();
+        }
+    }
+}
+
+impl fmt::Debug for Uring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uring")
+            .field("capabilities", &self.capabilities())
+            .field("in_flight", &self.in_flight)
+            .field("loaned_buffers", &self.pool.loaned())
+            .finish_non_exhaustive()
+    }
+}

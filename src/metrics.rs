@@ -1,0 +1,151 @@
+//! Plain counters, written by one reactor each and merged when somebody reads them.
+
+use crossbeam_utils::CachePadded;
+use std::fmt::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A counter that one thread writes and any thread reads.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    /// A load and a store: there is one writer, so no read-modify-write is needed.
+    #[inline]
+    pub(crate) fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! metrics {
+    ($($name:ident: $kind:literal, $help:literal;)*) => {
+        /// A reactor's counters. The padding keeps its writes off the cache lines of others.
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters {
+            $(pub(crate) $name: Counter,)*
+        }
+
+        /// What a reactor, or a whole runtime, has done so far.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Metrics {
+            $(#[doc = $help] pub $name: u64,)*
+        }
+
+        impl Counters {
+            pub(crate) fn read(&self) -> Metrics {
+                Metrics { $($name: self.$name.get(),)* }
+            }
+        }
+
+        impl Metrics {
+            /// Adds another reactor's figures.
+            pub fn merge(&mut self, other: &Metrics) {
+                $(self.$name += other.$name;)*
+            }
+
+            fn each(&self, mut visit: impl FnMut(&str, &str, &str, u64)) {
+                $(visit(stringify!($name), $kind, $help.trim(), self.$name);)*
+            }
+        }
+    };
+}
+
+metrics! {
+    connections_opened: "counter", " Connections that were accepted or established.";
+    connections_closed: "counter", " Connections that have ended, for whatever reason.";
+    connections_refused: "counter", " Connections that were turned away at the server's limit.";
+    connects_failed: "counter", " Connection attempts that came to nothing.";
+    connections_reset: "counter", " Connections that ended with a socket's error.";
+    connections_over_limit: "counter", " Connections that were closed because they exceeded a limit.";
+    handler_panics: "counter", " Connections that were closed because their handler panicked.";
+    accept_backoffs: "counter", " Times that a listener rested because the process had run out of descriptors.";
+    received_bytes: "counter", " Bytes that arrived.";
+    receives: "counter", " Receives that brought them.";
+    sent_bytes: "counter", " Bytes that the kernel took.";
+    sends: "counter", " Sends that it took them from.";
+    short_sends: "counter", " Sends that took only a part and were continued.";
+    pool_parks: "counter", " Receives that had to wait for a buffer of the pool.";
+    reads_paused: "counter", " Times that reading paused because output was waiting.";
+    turns: "counter", " Turns of the run loop.";
+    enters: "counter", " Entries into the kernel to submit or wait.";
+    completions: "counter", " Completions that were reaped.";
+    completion_overflows: "counter", " Completions that found the completion queue full and came late.";
+    commands: "counter", " Commands from other threads.";
+    wakes_sent: "counter", " Times that another thread had to signal a sleeping reactor.";
+    wakes_saved: "counter", " Times that it found the reactor awake and did not have to.";
+    sleeps: "counter", " Times that the reactor slept.";
+    asleep_us: "counter", " Time spent asleep, in microseconds.";
+    timers_fired: "counter", " Timers that expired.";
+}
+
+pub(crate) type PaddedCounters = CachePadded<Counters>;
+
+impl Metrics {
+    /// Connections that are open now.
+    pub fn connections(&self) -> u64 {
+        self.connections_opened.saturating_sub(self.connections_closed)
+    }
+
+    /// Completions an entry into the kernel: how well the ring batches.
+    pub fn completions_per_enter(&self) -> f64 {
+        self.completions as f64 / self.enters.max(1) as f64
+    }
+
+    /// Bytes a receive brings: how well the stream batches.
+    pub fn bytes_per_receive(&self) -> f64 {
+        self.received_bytes as f64 / self.receives.max(1) as f64
+    }
+
+    /// The text that a Prometheus server scrapes (exposition format 0.0.4).
+    ///
+    /// ```
+    /// # let metrics = trochus::Metrics::default();
+    /// assert!(metrics.to_prometheus().contains("# TYPE trochus_received_bytes_total counter\n"));
+    /// ```
+    pub fn to_prometheus(&self) -> String {
+        let mut text = String::new();
+        self.write_prometheus(&mut text).expect("a string takes everything");
+        text
+    }
+
+    fn write_prometheus(&self, text: &mut String) -> fmt::Result {
+        let mut result = Ok(());
+        self.each(|name, kind, help, value| {
+            result = result.and_then(|()| {
+                writeln!(text, "# HELP trochus_{name}_total {help}")?;
+                writeln!(text, "# TYPE trochus_{name}_total {kind}")?;
+                writeln!(text, "trochus_{name}_total {value}")
+            });
+        });
+        result?;
+        writeln!(text, "# HELP trochus_connections Connections that are open now.")?;
+        writeln!(text, "# TYPE trochus_connections gauge")?;
+        writeln!(text, "trochus_connections {}", self.connections())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merging_adds_and_the_text_names_every_counter_once() {
+        let counters = Counters::default();
+        counters.sends.add(2);
+        counters.sends.add(3);
+        let mut metrics = counters.read();
+        metrics.merge(&counters.read());
+        assert_eq!(metrics.sends, 10);
+        let text = metrics.to_prometheus();
+        assert_eq!(text.matches("\ntrochus_sends_total 10\n").count(), 1);
+        metrics.each(|name, ..| assert_eq!(text.matches(&format!("# TYPE trochus_{name}_total ")).count(), 1));
+    }
+}

@@ -1,0 +1,164 @@
+//! Where a stream socket is: TCP over IPv4 or IPv6, or a Unix-domain path.
+
+use crate::error::{Error, Result};
+use socket2::{Domain, SockAddr};
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+/// The address of a stream socket.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Address {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// A Unix-domain stream socket at a path; the path is empty for a client's end, which has none.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// The TCP port, if it is a TCP address.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Address::Tcp(address) => Some(address.port()),
+            Address::Unix(_) => None,
+        }
+    }
+
+    pub(crate) fn domain(&self) -> Domain {
+        match self {
+            Address::Tcp(address) => Domain::for_address(*address),
+            Address::Unix(_) => Domain::UNIX,
+        }
+    }
+
+    pub(crate) fn to_sock_addr(&self) -> io::Result<SockAddr> {
+        match self {
+            Address::Tcp(address) => Ok(SockAddr::from(*address)),
+            Address::Unix(path) => SockAddr::unix(path),
+        }
+    }
+
+    pub(crate) fn from_sock_addr(address: &SockAddr) -> Self {
+        match address.as_socket() {
+            Some(address) => Address::Tcp(address),
+            None => Address::Unix(address.as_pathname().map(Path::to_path_buf).unwrap_or_default()),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => address.fmt(f),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Address::Tcp(address)
+    }
+}
+
+/// What can be listened on or connected to: `"host:port"`, `"[::1]:7000"`, `"unix:/path"`, a `SocketAddr`, a
+/// `(host, port)` pair, a `Path`, or an [`Address`].
+pub trait ToAddresses {
+    /// The addresses in the order in which they should be tried; never none. A name is resolved by the system, which
+    /// may block.
+    fn to_addresses(&self) -> Result<Vec<Address>>;
+}
+
+impl ToAddresses for str {
+    fn to_addresses(&self) -> Result<Vec<Address>> {
+        match self.strip_prefix("unix:") {
+            Some(path) => Path::new(path).to_addresses(),
+            None => resolve(self, self),
+        }
+    }
+}
+
+impl ToAddresses for String {
+    fn to_addresses(&self) -> Result<Vec<Address>> {
+        self.as_str().to_addresses()
+    }
+}
+
+impl ToAddresses for (&str, u16) {
+    fn to_addresses(&self) -> Result<Vec<Address>> {
+        resolve(*self, &format!("{}:{}", self.0, self.1))
+    }
+}
+
+impl ToAddresses for (IpAddr, u16) {
+    fn to_addresses(&self) -> Result<Vec<Address>> {
+        Ok(vec![Address::Tcp((*self).into())])
+    }
+}
+
+impl ToAddresses for SocketAddr {
+    fn to_addresses(&self) -> Result<Vec<Address>> {
+        Ok(vec![Address::Tcp(*self)])
+    }
+}
+
+impl ToAddresses for Address {
+    fn to_addresses(&self) -> Result<Vec<Address>> {
+        Ok(vec![self.clone()])
+    }
+}
+
+impl ToAddresses for Path {
+    fn to_addresses(&self) -> Result<Vec<Address>> {
+        match SockAddr::unix(self) {
+            Ok(_) => Ok(vec![Address::Unix(self.to_path_buf())]),
+            Err(source) => Err(Error::Address { address: format!("unix:{}", self.display()), source }),
+        }
+    }
+}
+
+impl ToAddresses for PathBuf {
+    fn to_addresses(&self) -> Result<Vec<Address>> {
+        self.as_path().to_addresses()
+    }
+}
+
+impl<A: ToAddresses + ?Sized> ToAddresses for &A {
+    fn to_addresses(&self) -> Result<Vec<Address>> {
+        (**self).to_addresses()
+    }
+}
+
+fn resolve(name: impl ToSocketAddrs, shown: &str) -> Result<Vec<Address>> {
+    let nothing = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    name.to_socket_addrs()
+        .and_then(|addresses| {
+            let addresses: Vec<Address> = addresses.map(Address::Tcp).collect();
+            if addresses.is_empty() { Err(nothing()) } else { Ok(addresses) }
+        })
+        .map_err(|source| Error::Address { address: shown.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_in_every_form() {
+        let v6: SocketAddr = "[::1]:7000".parse().unwrap();
+        assert_eq!("[::1]:7000".to_addresses().unwrap(), [Address::Tcp(v6)]);
+        assert_eq!(("127.0.0.1", 80).to_addresses().unwrap()[0].to_string(), "127.0.0.1:80");
+        assert_eq!("unix:/tmp/s".to_addresses().unwrap(), [Address::Unix("/tmp/s".into())]);
+        assert_eq!(Path::new("/tmp/s").to_addresses().unwrap()[0].to_string(), "unix:/tmp/s");
+    }
+
+    #[test]
+    fn what_is_no_address_says_so() {
+        for wrong in ["nonsense", "127.0.0.1", "127.0.0.1:99999", &format!("unix:/{}", "x".repeat(200))] {
+            let error = wrong.to_addresses().unwrap_err().to_string();
+            assert!(error.contains(wrong), "{error}");
+        }
+    }
+}

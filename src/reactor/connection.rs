@@ -1,0 +1,238 @@
+//! The state of one connection: what is going on, and what should be.
+
+use super::address::Address;
+use super::handle::Handle;
+use super::handler::{CloseReason, Handler};
+use super::listener::Seat;
+use super::mailbox::Mailbox;
+use super::options::StreamOptions;
+use super::table::Id;
+use crate::buf::{Inbox, Payload, Spare};
+use socket2::Socket;
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, RawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A connection and its handler, apart so that the handler can be called with the connection in its hands.
+pub(super) struct Connection {
+    pub(super) handler: Box<dyn Handler>,
+    pub(super) link: Link,
+}
+
+/// Where a connection is in its life. It only ever moves down this list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    Connecting,
+    Open,
+    /// Closed by this side; output is still being sent. Input is thrown away, or the peer could wait for us to read.
+    Flushing,
+    /// All output is sent and ended; waiting for the peer to do the same, so that its reading is not cut short by a
+    /// reset.
+    Lingering,
+    /// Nothing more will happen. The slot stays taken until the last operation's final completion.
+    Dead,
+}
+
+/// The receive operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    Idle,
+    Armed,
+    /// Armed, and asked to end.
+    Cancelling,
+    /// In the queue for a buffer of the pool.
+    Starved,
+    /// The peer has ended its stream, or reading failed.
+    Ended,
+}
+
+pub(super) struct Link {
+    pub(super) id: Id,
+    pub(super) socket: Rc<Socket>,
+    pub(super) peer: Address,
+    pub(super) options: Rc<StreamOptions>,
+    pub(super) phase: Phase,
+    pub(super) reading: Reading,
+    /// The half of the out double-buffer that is filling.
+    pub(super) out: Payload,
+    /// Bytes in the other half, which the driver has. 0 if no send is in flight.
+    pub(super) sending: usize,
+    pub(super) send_cancelled: bool,
+    pub(super) connecting: bool,
+    pub(super) connect_cancelled: bool,
+    pub(super) inbox: Inbox,
+    /// What the handler said it needs; see [`Io::expect`](super::Io::expect).
+    pub(super) wanted: usize,
+    /// By the handler.
+    pub(super) paused: bool,
+    /// By the soft limit of output.
+    pub(super) throttled: bool,
+    /// The handler may have been stopped before it consumed all it could.
+    pub(super) unread: bool,
+    write_ends: bool,
+    write_ended: bool,
+    /// In the list of connections that have output to send.
+    pub(super) queued: bool,
+    /// Output was written since the handler was last told that all is sent.
+    pub(super) undrained: bool,
+    pub(super) reason: Option<CloseReason>,
+    pub(super) remote: Option<Handle>,
+    /// When the handler wants to be called.
+    pub(super) handler_deadline: Option<Instant>,
+    /// The deadlines that the timers know.
+    pub(super) handler_timer: Option<Instant>,
+    pub(super) phase_timer: Option<Instant>,
+    /// The place at the server's table, given back on drop.
+    pub(super) _seat: Option<Seat>,
+}
+
+impl Link {
+    pub(super) fn new(
+        id: Id,
+        socket: Rc<Socket>,
+        peer: Address,
+        options: Rc<StreamOptions>,
+        phase: Phase,
+        seat: Option<Seat>,
+    ) -> Self {
+        Link {
+            id,
+            socket,
+            peer,
+            options,
+            phase,
+            reading: Reading::Idle,
+            out: Payload::default(),
+            sending: 0,
+            send_cancelled: false,
+            connecting: false,
+            connect_cancelled: false,
+            inbox: Inbox::default(),
+            wanted: 0,
+            paused: false,
+            throttled: false,
+            unread: false,
+            write_ends: false,
+            write_ended: false,
+            queued: false,
+            undrained: false,
+            reason: None,
+            remote: None,
+            handler_deadline: None,
+            handler_timer: None,
+            phase_timer: None,
+            _seat: seat,
+        }
+    }
+
+    pub(super) fn descriptor(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
+    pub(super) fn accepts_output(&self) -> bool {
+        self.phase <= Phase::Open && !self.write_ends
+    }
+
+    pub(super) fn pending_output(&self) -> usize {
+        self.out.len() + self.sending
+    }
+
+    /// The vector that output is appended to; borrowed from the reactor's spare ones while there is output.
+    #[inline]
+    pub(super) fn writable_text(&mut self, spare: &mut Spare) -> &mut Vec<u8> {
+        if self.out.text_capacity() == 0 && self.out.is_empty() {
+            self.out = Payload::over(spare.take());
+        }
+        self.out.text()
+    }
+
+    pub(super) fn handle(&mut self, mailbox: &Arc<Mailbox>) -> Handle {
+        let handle = self.remote.get_or_insert_with(|| {
+            let handle = Handle::new(self.id, mailbox.clone(), self.options.limits.outbox);
+            if self.phase > Phase::Open {
+                handle.remote().close();
+            }
+            handle
+        });
+        handle.clone()
+    }
+
+    pub(super) fn shutdown_write(&mut self) {
+        if self.phase == Phase::Open {
+            self.take_over_outbox();
+            self.write_ends = true;
+        }
+    }
+
+    pub(super) fn begin_close(&mut self) {
+        match self.phase {
+            Phase::Connecting => self.fail(CloseReason::Aborted),
+            Phase::Open => {
+                self.take_over_outbox();
+                self.phase = Phase::Flushing;
+                if let Some(handle) = &self.remote {
+                    handle.remote().close();
+                }
+            }
+            Phase::Flushing | Phase::Lingering | Phase::Dead => {}
+        }
+    }
+
+    /// What other threads wrote before the end is a part of the output.
+    fn take_over_outbox(&mut self) {
+        if let Some(handle) = &self.remote {
+            handle.remote().collect(true, &mut self.out);
+        }
+    }
+
+    /// The end, whatever the state was. The first reason is the one that counts.
+    pub(super) fn fail(&mut self, reason: CloseReason) {
+        if self.phase == Phase::Dead {
+            return;
+        }
+        self.phase = Phase::Dead;
+        self.reason.get_or_insert(reason);
+        self.out = Payload::default();
+        if let Some(handle) = &self.remote {
+            handle.remote().close();
+        }
+    }
+
+    /// Whether the receive should be armed.
+    pub(super) fn wants_input(&self) -> bool {
+        match self.phase {
+            Phase::Open => !self.paused && !self.throttled,
+            // To throw it away.
+            Phase::Flushing | Phase::Lingering => true,
+            Phase::Connecting | Phase::Dead => false,
+        }
+    }
+
+    /// Checks the output limits, and whether reading should pause or go on for them. `true` if it paused now.
+    pub(super) fn check_output(&mut self) -> bool {
+        let (pending, limits) = (self.pending_output(), self.options.limits);
+        if pending > limits.output_hard && self.phase == Phase::Open {
+            self.fail(CloseReason::OutputLimit { pending, limit: limits.output_hard });
+            return false;
+        }
+        let throttled = if self.throttled { pending > limits.output_soft / 2 } else { pending > limits.output_soft };
+        std::mem::replace(&mut self.throttled, throttled) != throttled && throttled
+    }
+
+    /// Ends the output at the socket once all of it is sent, if that was asked for. `true` when it has ended.
+    pub(super) fn end_output(&mut self) -> bool {
+        let asked = self.write_ends || self.phase == Phase::Flushing;
+        if asked && !self.write_ended && self.pending_output() == 0 {
+            self.write_ended = true;
+            // Fails only when the peer has gone already, which the receive reports.
+            let _ = self.socket.shutdown(Shutdown::Write);
+        }
+        self.write_ended
+    }
+
+    pub(super) fn has_operations(&self) -> bool {
+        self.connecting || self.sending > 0 || matches!(self.reading, Reading::Armed | Reading::Cancelling)
+    }
+}

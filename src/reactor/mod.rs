@@ -1,0 +1,327 @@
+//! One thread's run loop: completions in, handlers called, output out.
+//!
+//! [`Reactor`] is all of it, and can be embedded in somebody else's loop; [`Runtime`](crate::Runtime) runs one a core. The
+//! loop itself is [`Reactor::turn`]. `dispatch` brings completions to connections, `settle` brings a connection's
+//! operations in line with its state, `accept` and `connect` make connections, `drain` ends them.
+
+mod accept;
+mod address;
+mod builder;
+mod busy;
+mod connect;
+mod connection;
+mod dispatch;
+mod drain;
+mod handle;
+mod handler;
+mod io;
+mod listener;
+mod mailbox;
+mod options;
+mod remote;
+mod settle;
+mod table;
+mod timers;
+mod wake;
+
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+pub use accept::ListenerId;
+pub use address::{Address, ToAddresses};
+pub use builder::ReactorBuilder;
+pub use handle::{Handle, HandleError};
+pub use handler::{CloseReason, Handler};
+pub use io::Io;
+pub use options::{ListenOptions, StreamOptions};
+pub use remote::ReactorHandle;
+
+pub(crate) use listener::{Bound, Seats, Share, bind};
+
+use crate::buf::{HasSpare, Spare};
+use crate::driver::{Backend, Capabilities, Completion, Driver};
+use crate::error::{Error, Result};
+use crate::metrics::{Metrics, PaddedCounters};
+use busy::Busy;
+use connection::Connection;
+use listener::Listener;
+use mailbox::{Command, Mailbox};
+use std::collections::VecDeque;
+use std::fmt;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use table::{Id, Table};
+use timers::{Due, Timers};
+
+/// How often [`Reactor::turn`] goes on with what completed at once, before it returns to the caller's loop.
+const EAGER_ROUNDS: usize = 4;
+
+/// One thread's connections and the loop that serves them. Not `Send`: it lives and dies on the thread that built it.
+///
+/// Most programs use [`Runtime`](crate::Runtime), which runs a reactor on each core. This is for a loop of one's own:
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// use trochus::{Backend, Reactor, net::{Handler, Io}};
+/// # struct Echo;
+/// # impl Handler for Echo {
+/// #     fn on_bytes(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> usize { io.write(bytes); bytes.len() }
+/// # }
+/// # fn tick() {}
+/// let mut reactor = Reactor::builder().backend(Backend::Auto).build()?;
+/// let server = reactor.listen("127.0.0.1:7000", |_peer| Echo)?;
+/// loop {
+///     reactor.turn(Some(Duration::from_millis(1)))?; // reap, handle, flush, at most one wait
+///     tick();
+/// }
+/// # #[allow(unreachable_code)] Ok::<(), trochus::Error>(())
+/// ```
+pub struct Reactor {
+    driver: Driver,
+    connections: Table<Connection>,
+    listeners: Table<Listener>,
+    timers: Timers,
+    /// Connections with output to send.
+    dirty: Vec<Id>,
+    /// Connections that wait for a buffer to receive into, in order.
+    starved: VecDeque<Id>,
+    shared: Shared,
+    busy: Busy,
+    /// Something was handed to the driver that the kernel does not know of yet.
+    unsubmitted: bool,
+    drain_deadline: Option<Instant>,
+    // Kept for their capacity.
+    completions: Vec<Completion>,
+    commands: Vec<Command>,
+}
+
+/// What a reactor shares with the handler that is being called.
+struct Shared {
+    mailbox: Arc<Mailbox>,
+    counters: Arc<PaddedCounters>,
+    spare: Spare,
+    /// Takes what is written to a connection that is closing.
+    void: Vec<u8>,
+    now: Instant,
+    deferred: Vec<Box<dyn FnOnce(&mut Reactor)>>,
+}
+
+impl HasSpare for Shared {
+    fn spare(&mut self) -> &mut Spare {
+        &mut self.spare
+    }
+}
+
+impl Reactor {
+    /// Settings for a reactor on this thread.
+    pub fn builder() -> ReactorBuilder {
+        ReactorBuilder::default()
+    }
+
+    /// One turn: submits what is to be sent, waits for up to `timeout` (`None`: until something happens), calls the
+    /// handlers of what completed, and submits what they wrote.
+    ///
+    /// Fails only when the backend does, which no connection can cause.
+    pub fn turn(&mut self, timeout: Option<Duration>) -> Result<()> {
+        self.mailbox_awake();
+        self.step(timeout)?;
+        // An outer loop that watches the descriptor hears only of what the kernel knows, so nothing may stay behind.
+        for _ in 0..EAGER_ROUNDS {
+            if !self.unsubmitted && !self.has_ready_work() {
+                break;
+            }
+            self.step(Some(Duration::ZERO))?;
+        }
+        if self.unsubmitted {
+            self.enter(Some(Duration::ZERO))?;
+        }
+        if self.has_ready_work() || !self.shared.mailbox.fall_asleep() {
+            self.shared.mailbox.ring();
+        }
+        Ok(())
+    }
+
+    /// The loop's body. Handlers run only after everything that completed was reaped, so that the stack stays shallow and
+    /// what they write is batched.
+    fn step(&mut self, timeout: Option<Duration>) -> Result<()> {
+        self.wait(timeout)?;
+        self.shared.counters.turns.add(1);
+        self.shared.now = Instant::now();
+        self.handle_completions();
+        self.run_commands();
+        self.fire_timers();
+        self.flush();
+        Ok(())
+    }
+
+    /// Submits, and waits unless there is something to do. One entry into the kernel, two before a sleep.
+    fn wait(&mut self, timeout: Option<Duration>) -> Result<()> {
+        let until_timer = self.timers.next().map(|next| next.saturating_duration_since(Instant::now()));
+        let timeout = [timeout, until_timer].into_iter().flatten().min();
+        if timeout == Some(Duration::ZERO) || self.has_ready_work() || self.unsubmitted {
+            self.enter(Some(Duration::ZERO))?;
+            if timeout == Some(Duration::ZERO) || self.has_ready_work() {
+                return Ok(());
+            }
+        }
+        self.poll_busily(timeout)?;
+        if self.has_ready_work() || !self.shared.mailbox.fall_asleep() {
+            return Ok(());
+        }
+        let asleep = Instant::now();
+        let result = self.enter(timeout);
+        self.shared.mailbox.awake();
+        let slept = asleep.elapsed();
+        self.busy.slept(slept);
+        self.shared.counters.sleeps.add(1);
+        self.shared.counters.asleep_us.add(slept.as_micros() as u64);
+        result
+    }
+
+    /// Looks for completions and commands a while, if that has paid off lately.
+    fn poll_busily(&mut self, timeout: Option<Duration>) -> Result<()> {
+        let Some(budget) = self.busy.budget() else { return Ok(()) };
+        let start = Instant::now();
+        let budget = timeout.map_or(budget, |timeout| timeout.min(budget));
+        while start.elapsed() < budget {
+            self.enter(Some(Duration::ZERO))?;
+            if self.has_ready_work() || self.shared.mailbox.has_commands() {
+                self.busy.found();
+                return Ok(());
+            }
+            std::hint::spin_loop();
+        }
+        self.busy.found_nothing();
+        Ok(())
+    }
+
+    fn enter(&mut self, timeout: Option<Duration>) -> Result<()> {
+        self.unsubmitted = false;
+        let before = self.completions.len();
+        self.driver
+            .wait(timeout, &mut self.completions)
+            .map_err(|source| Error::System { action: "wait for completions", source })?;
+        let (counters, stats) = (&self.shared.counters, self.driver.stats());
+        counters.completions.add((self.completions.len() - before) as u64);
+        counters.enters.set(stats.enters);
+        counters.completion_overflows.set(stats.completion_overflows);
+        Ok(())
+    }
+
+    fn has_ready_work(&self) -> bool {
+        !self.completions.is_empty()
+            || !self.dirty.is_empty()
+            || (!self.starved.is_empty() && self.driver.free_buffers() > 0)
+    }
+
+    fn run_commands(&mut self) {
+        let mut commands = std::mem::take(&mut self.commands);
+        self.shared.mailbox.take(&mut commands);
+        self.shared.counters.commands.add(commands.len() as u64);
+        for command in commands.drain(..) {
+            match command {
+                Command::Run(action) => action(self),
+                Command::Notify(id) => self.look_into_outbox(id),
+                Command::Close(id) => self.change(id, |link| link.begin_close()),
+                Command::Abort(id) => self.change(id, |link| link.fail(CloseReason::Aborted)),
+                Command::ShutdownWrite(id) => self.change(id, |link| link.shutdown_write()),
+                Command::PauseReading(id) => self.change(id, |link| link.paused = true),
+                Command::ResumeReading(id) => self.change(id, |link| link.paused = false),
+            }
+        }
+        self.commands = commands;
+        self.run_deferred();
+    }
+
+    fn run_deferred(&mut self) {
+        while !self.shared.deferred.is_empty() {
+            for action in std::mem::take(&mut self.shared.deferred) {
+                action(self);
+            }
+        }
+    }
+
+    fn fire_timers(&mut self) {
+        while let Some(due) = self.timers.pop_expired(self.shared.now) {
+            self.shared.counters.timers_fired.add(1);
+            match due {
+                Due::Handler(id) => self.handler_timer(id),
+                Due::Phase(id) => self.phase_timer(id),
+                Due::Accept(id) => self.end_rest(id),
+            }
+        }
+        self.drain_timer();
+        self.run_deferred();
+    }
+
+    fn mailbox_awake(&mut self) {
+        self.shared.mailbox.awake();
+    }
+
+    /// The backend that this reactor runs on; never [`Backend::Auto`].
+    pub fn backend(&self) -> Backend {
+        self.driver.backend()
+    }
+
+    /// What the backend can do.
+    pub fn capabilities(&self) -> Capabilities {
+        self.driver.capabilities()
+    }
+
+    /// Hands work to this reactor from any thread.
+    pub fn handle(&self) -> ReactorHandle {
+        ReactorHandle::new(self.shared.mailbox.clone(), self.shared.counters.clone())
+    }
+
+    /// The counters so far.
+    pub fn metrics(&self) -> Metrics {
+        self.handle().metrics()
+    }
+
+    /// Connections in the table, those that are still ending included.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// What is on loan or in flight: zero once everything has ended.
+    #[doc(hidden)]
+    pub fn outstanding(&self) -> Outstanding {
+        Outstanding {
+            connections: self.connections.len(),
+            listeners: self.listeners.len(),
+            operations: self.driver.in_flight(),
+            buffers: self.driver.loaned_buffers(),
+            timers: usize::from(!self.timers.is_empty()),
+        }
+    }
+}
+
+/// See [`Reactor::outstanding`].
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outstanding {
+    pub connections: usize,
+    pub listeners: usize,
+    pub operations: usize,
+    pub buffers: usize,
+    pub timers: usize,
+}
+
+/// The descriptor to wait on in an outer `epoll` or `kqueue`: when it polls readable, [`Reactor::turn`] has something
+/// to do. Timers do not show there.
+impl AsRawFd for Reactor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.driver.descriptor()
+    }
+}
+
+impl fmt::Debug for Reactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reactor")
+            .field("driver", &self.driver)
+            .field("connections", &self.connections.len())
+            .field("listeners", &self.listeners.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,195 @@
+//! Brings what the kernel is asked to do in line with what a connection's state wants.
+
+use super::Reactor;
+use super::connection::{Connection, Phase, Reading};
+use super::handler::CloseReason;
+use super::table::Id;
+use super::timers::Due;
+use crate::config::FLUSH_TIMEOUT;
+use crate::driver::{Kind, Op};
+use std::io;
+
+impl Reactor {
+    /// To be called after anything that may have changed a connection: it is the one place that starts and ends
+    /// operations, and that moves a closing connection on.
+    pub(super) fn settle(&mut self, id: Id) {
+        while self.settle_input_again(id) {}
+        self.settle_output(id);
+        self.settle_phase(id);
+        self.settle_reading(id);
+        self.settle_timer(id);
+        self.bury(id);
+    }
+
+    /// Delivers what was left when the handler was stopped, if it may go on. `true` if that may have changed things.
+    fn settle_input_again(&mut self, id: Id) -> bool {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return false };
+        if link.check_output() {
+            self.shared.counters.reads_paused.add(1);
+            link.unread = true;
+        }
+        if !(link.unread && link.phase == Phase::Open && link.wants_input()) {
+            return false;
+        }
+        link.unread = false;
+        if link.inbox.is_empty() {
+            return false;
+        }
+        self.feed_again(id);
+        true
+    }
+
+    fn settle_output(&mut self, id: Id) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        if let Some(handle) = link.remote.as_ref().filter(|_| link.pending_output() == 0) {
+            let remote = handle.remote();
+            if link.accepts_output() && remote.has_output() && remote.collect(true, &mut link.out) {
+                // The notification came with the output; it is still owed to the handler.
+                let _ = handle.notify();
+            }
+        }
+        if link.out.is_empty() || link.phase > Phase::Flushing {
+            return;
+        }
+        link.undrained = true;
+        if link.sending == 0 && link.phase >= Phase::Open && !link.queued {
+            link.queued = true;
+            self.dirty.push(id);
+        }
+    }
+
+    fn settle_phase(&mut self, id: Id) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        let input_ended = link.reading == Reading::Ended;
+        let output_ended = link.phase >= Phase::Open && link.phase < Phase::Dead && link.end_output();
+        let deadline = match link.phase {
+            Phase::Open | Phase::Flushing | Phase::Lingering if output_ended && input_ended => {
+                link.fail(CloseReason::Closed);
+                None
+            }
+            Phase::Flushing if output_ended => {
+                link.phase = Phase::Lingering;
+                Some(self.shared.now + link.options.close_timeout)
+            }
+            Phase::Flushing => link.phase_timer.or(Some(self.shared.now + FLUSH_TIMEOUT)),
+            Phase::Open | Phase::Dead => None,
+            Phase::Connecting | Phase::Lingering => link.phase_timer,
+        };
+        self.timers.change(&mut link.phase_timer, Due::Phase(id), deadline);
+    }
+
+    fn settle_reading(&mut self, id: Id) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        match link.reading {
+            Reading::Idle if link.wants_input() => {
+                link.reading = Reading::Armed;
+                self.driver.submit(id.token(Kind::Receive), Op::Receive { socket: link.descriptor() });
+                self.unsubmitted = true;
+            }
+            Reading::Armed if !link.wants_input() => {
+                link.reading = Reading::Cancelling;
+                self.driver.cancel(id.token(Kind::Receive), link.descriptor());
+                self.unsubmitted = true;
+            }
+            _ => {}
+        }
+    }
+
+    fn settle_timer(&mut self, id: Id) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        let deadline = link.handler_deadline.filter(|_| link.phase <= Phase::Open);
+        self.timers.change(&mut link.handler_timer, Due::Handler(id), deadline);
+    }
+
+    /// Ends a dead connection: its handler is told, its operations are cancelled, and with the last final completion its
+    /// descriptor is closed and its slot is free.
+    fn bury(&mut self, id: Id) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        if link.phase < Phase::Dead {
+            return;
+        }
+        if let Some(reason) = link.reason.take() {
+            self.count_end(&reason);
+            self.tell_closed(id, reason);
+        }
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        if link.sending > 0 && !std::mem::replace(&mut link.send_cancelled, true) {
+            self.driver.cancel(id.token(Kind::Send), link.descriptor());
+            self.unsubmitted = true;
+        }
+        if link.connecting && !std::mem::replace(&mut link.connect_cancelled, true) {
+            self.driver.cancel(id.token(Kind::Connect), link.descriptor());
+            self.unsubmitted = true;
+        }
+        if !link.has_operations() {
+            self.driver.detach(&link.socket);
+            let Connection { mut link, .. } = self.connections.remove(id).expect("it was there");
+            link.inbox.release(&mut self.shared.spare);
+        }
+    }
+
+    fn count_end(&mut self, reason: &CloseReason) {
+        let counters = &self.shared.counters;
+        if let CloseReason::ConnectFailed(_) = reason {
+            counters.connects_failed.add(1);
+            return;
+        }
+        counters.connections_closed.add(1);
+        match reason {
+            CloseReason::Failed(_) => counters.connections_reset.add(1),
+            CloseReason::OutputLimit { .. } | CloseReason::InputLimit { .. } => counters.connections_over_limit.add(1),
+            _ => {}
+        }
+    }
+
+    fn tell_closed(&mut self, id: Id, reason: CloseReason) {
+        if let Some(Connection { link, .. }) = self.connections.get_mut(id)
+            && matches!(reason, CloseReason::Aborted)
+        {
+            // The close that follows sends a reset.
+            let _ = link.socket.set_linger(Some(std::time::Duration::ZERO));
+        }
+        self.call(id, |handler, _| handler.on_close(&reason));
+    }
+
+    pub(super) fn phase_timer(&mut self, id: Id) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        link.phase_timer = None;
+        match link.phase {
+            Phase::Connecting => link.fail(CloseReason::ConnectFailed(io::ErrorKind::TimedOut.into())),
+            Phase::Flushing => link.fail(CloseReason::Failed(io::ErrorKind::TimedOut.into())),
+            // All output was sent: whether the peer read it cannot be known.
+            Phase::Lingering => link.fail(CloseReason::Closed),
+            Phase::Open | Phase::Dead => {}
+        }
+        self.settle(id);
+    }
+
+    /// One send for each connection that has output, and one receive for each buffer that came back.
+    pub(super) fn flush(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for id in dirty.drain(..) {
+            let Some(Connection { link, .. }) = self.connections.get_mut(id) else { continue };
+            link.queued = false;
+            if link.sending == 0 && !link.out.is_empty() {
+                let payload = std::mem::take(&mut link.out);
+                self.send(id, payload);
+            }
+        }
+        self.dirty = dirty;
+        self.feed_starved();
+    }
+
+    fn feed_starved(&mut self) {
+        // No more than there are buffers for, or most would come back empty-handed.
+        for _ in 0..self.driver.free_buffers() {
+            let Some(id) = self.starved.pop_front() else { break };
+            if let Some(Connection { link, .. }) = self.connections.get_mut(id)
+                && link.reading == Reading::Starved
+            {
+                link.reading = Reading::Idle;
+                self.settle(id);
+            }
+        }
+    }
+}
