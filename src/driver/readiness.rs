@@ -13,6 +13,7 @@ use trochus_fallback::{self as fallback, Proactor, Settings};
 #[derive(Debug)]
 pub(crate) struct Readiness {
     proactor: Proactor<Payload>,
+    buffers: usize,
     enters: u64,
 }
 
@@ -29,7 +30,7 @@ impl Readiness {
             .buffer_bytes(pool.buffer_bytes)
             .receives_per_turn(RECEIVES_PER_TURN)
             .accepts_per_turn(ACCEPTS_PER_TURN);
-        Ok(Readiness { proactor: Proactor::new(settings)?, enters: 0 })
+        Ok(Readiness { proactor: Proactor::new(settings)?, buffers: usize::from(pool.buffers), enters: 0 })
     }
 
     pub(crate) fn capabilities(&self) -> Capabilities {
@@ -68,11 +69,11 @@ impl Readiness {
     }
 
     pub(crate) fn bytes(&self, buffer: BufferId, len: usize) -> &[u8] {
-        self.proactor.bytes(fallback::BufferId(buffer.0), len)
+        self.proactor.bytes(fallback::BufferId::new(buffer.0), len)
     }
 
     pub(crate) fn release(&mut self, buffer: BufferId) {
-        self.proactor.release(fallback::BufferId(buffer.0));
+        self.proactor.release(fallback::BufferId::new(buffer.0));
     }
 
     pub(crate) fn free_buffers(&self) -> usize {
@@ -80,11 +81,15 @@ impl Readiness {
     }
 
     pub(crate) fn loaned_buffers(&self) -> usize {
-        self.proactor.loaned_buffers()
+        self.buffers - self.proactor.free_buffers()
     }
 
     pub(crate) fn in_flight(&self) -> usize {
         self.proactor.pending()
+    }
+
+    pub(crate) fn has_work(&self) -> bool {
+        self.proactor.has_work()
     }
 
     pub(crate) fn stats(&self) -> DriverStats {
@@ -102,7 +107,7 @@ fn translate(completion: fallback::Completion<Payload>) -> Completion {
         fallback::Event::Accepted(result) => Event::Accepted(result),
         fallback::Event::Connected(result) => Event::Connected(result),
         fallback::Event::Received(result) => Event::Received(result.map(|received| match received.buffer {
-            Some(buffer) => Received::Data(BufferId(buffer.0), received.len),
+            Some(buffer) => Received::Data(BufferId(buffer.index()), received.len),
             None => Received::End,
         })),
         fallback::Event::Sent(result, payload) => Event::Sent(result, payload),

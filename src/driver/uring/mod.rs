@@ -61,7 +61,7 @@ enum Outgoing {
     #[default]
     Nothing,
     /// The message header is there when the payload is more than one slice.
-    Send(Payload, Option<Box<Message>>),
+    Send(Payload, #[expect(dead_code, reason = "held for the kernel, which reads it")] Option<Box<Message>>),
     Connect(#[expect(dead_code, reason = "held for the kernel, which reads it")] Box<SockAddr>),
 }
 
@@ -178,6 +178,11 @@ impl Uring {
 
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight
+    }
+
+    /// Never: the ring's descriptor shows all there is.
+    pub(crate) fn has_work(&self) -> bool {
+        false
     }
 
     pub(crate) fn stats(&self) -> DriverStats {

@@ -1,0 +1,22 @@
+//! Byte-stream servers and clients over TCP and Unix-domain sockets.
+//!
+//! A [`Handler`] per connection gets the bytes in place and answers through [`Io`]; other threads reach the connection by
+//! its [`Handle`]. [`Runtime`] runs a reactor on each core and spreads servers and clients over them.
+//!
+//! # Which reactor a connection is on
+//!
+//! A connection lives and dies on one reactor. Where the system can tell which core handles a connection's packets
+//! (Linux, with [`RuntimeBuilder::pin`]), it goes to the reactor of that core: on loopback the client's core, behind a
+//! network interface the core of its receive queue. Otherwise the kernel spreads connections over the reactors' listening
+//! sockets, and where it cannot do that either (Unix-domain sockets, macOS), one reactor accepts and hands them round.
+
+mod connect;
+mod runtime;
+mod server;
+mod signal;
+
+pub use crate::reactor::{
+    Address, CloseReason, Handle, HandleError, Handler, Io, ListenOptions, StreamOptions, ToAddresses,
+};
+pub use runtime::{Runtime, RuntimeBuilder};
+pub use server::Server;
