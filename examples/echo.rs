@@ -10,6 +10,10 @@ impl Handler for Echo {
         io.write(bytes);
         bytes.len()
     }
+
+    fn on_close(&mut self, reason: &trochus::net::CloseReason) {
+        eprintln!("closed: {reason}");
+    }
 }
 
 fn main() -> trochus::Result<()> {

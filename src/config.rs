@@ -74,7 +74,8 @@ pub const ACCEPTS_PER_TURN: usize = 64;
 const HELD_BY_HANDLER: usize = 1;
 const _: () = assert!(POOL_BUFFERS as usize >= POOL_WINDOW as usize + HELD_BY_HANDLER);
 // A ring of buffers has a power of two of them, at most 2^15, and its buffers fill whole pages.
-const _: () = assert!(POOL_BUFFERS.is_power_of_two() && POOL_WINDOW.is_power_of_two() && POOL_BUFFERS <= 1 << 15);
+const _: () =
+    assert!(POOL_BUFFERS.is_power_of_two() && POOL_WINDOW.is_power_of_two() && POOL_BUFFERS <= 1 << 15);
 const _: () = assert!(POOL_BUFFER_BYTES.is_multiple_of(4096));
 // A turn's completions find room: the pool's receives, and a send for each entry of the submission queue.
 const _: () = assert!(COMPLETION_ENTRIES >= POOL_BUFFERS as u32 + 2 * SUBMISSION_ENTRIES);

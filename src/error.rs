@@ -66,7 +66,9 @@ impl Error {
     pub(crate) fn listen(address: &impl fmt::Display, source: io::Error) -> Self {
         let advice = match source.kind() {
             io::ErrorKind::AddrInUse => "another socket listens there: stop it, or listen on another port",
-            io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE, a path needs write permission",
+            io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need CAP_NET_BIND_SERVICE, a path needs write permission"
+            }
             io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address",
             io::ErrorKind::NotFound => "the directory does not exist",
             _ => advice_about_descriptors(&source),
@@ -77,7 +79,9 @@ impl Error {
     pub(crate) fn connect(address: &impl fmt::Display, source: io::Error) -> Self {
         let advice = match source.kind() {
             io::ErrorKind::ConnectionRefused => "nobody listens there: start the server, or check the port",
-            io::ErrorKind::TimedOut => "nobody answered in time: check the address, the firewall and the connect timeout",
+            io::ErrorKind::TimedOut => {
+                "nobody answered in time: check the address, the firewall and the connect timeout"
+            }
             io::ErrorKind::NotFound => "there is no such socket: start the server, or check the path",
             io::ErrorKind::PermissionDenied => "the socket's permissions or a firewall forbid it",
             _ => advice_about_descriptors(&source),
@@ -108,8 +112,12 @@ impl fmt::Display for Error {
                 crate::config::UringFeature::ALL.iter().try_for_each(|(_, known)| write!(f, " {known}"))
             }
             Error::InvalidSetting(reason) => f.write_str(reason),
-            Error::Address { address, source } => write!(f, "cannot make out the address {address:?}: {source}"),
-            Error::Listen { address, advice, source } => write!(f, "cannot listen on {address}: {source}; {advice}"),
+            Error::Address { address, source } => {
+                write!(f, "cannot make out the address {address:?}: {source}")
+            }
+            Error::Listen { address, advice, source } => {
+                write!(f, "cannot listen on {address}: {source}; {advice}")
+            }
             Error::Connect { address, advice, source } => {
                 write!(f, "cannot connect to {address}: {source}; {advice}")
             }
@@ -127,7 +135,10 @@ impl std::error::Error for Error {
             | Error::Listen { source, .. }
             | Error::Connect { source, .. }
             | Error::System { source, .. } => Some(source),
-            Error::UnknownBackend(_) | Error::UnknownFeature(_) | Error::InvalidSetting(_) | Error::Stopped => None,
+            Error::UnknownBackend(_)
+            | Error::UnknownFeature(_)
+            | Error::InvalidSetting(_)
+            | Error::Stopped => None,
         }
     }
 }

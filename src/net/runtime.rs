@@ -86,7 +86,8 @@ impl RuntimeBuilder {
     /// Starts the reactors.
     pub fn build(&self) -> Result<Runtime> {
         let cores = core_affinity::get_core_ids().unwrap_or_default();
-        let reactors = self.reactors.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let reactors =
+            self.reactors.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         if reactors == 0 {
             return Err(Error::InvalidSetting("a runtime needs at least one reactor".to_owned()));
         }
@@ -245,6 +246,9 @@ impl Drop for Runtime {
 
 impl fmt::Debug for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Runtime").field("backend", &self.backend).field("reactors", &self.workers.len()).finish()
+        f.debug_struct("Runtime")
+            .field("backend", &self.backend)
+            .field("reactors", &self.workers.len())
+            .finish()
     }
 }

@@ -38,7 +38,10 @@ impl Server {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("address", &self.address).field("connections", &self.connections()).finish()
+        f.debug_struct("Server")
+            .field("address", &self.address)
+            .field("connections", &self.connections())
+            .finish()
     }
 }
 
@@ -89,8 +92,9 @@ impl Runtime {
         let mut server = Server { address, seats: Seats::new(options.connections), listeners: Vec::new() };
         for (index, bound) in sockets.into_iter().enumerate() {
             let (options, seats, accept) = (options.clone(), server.seats.clone(), accept.clone());
-            let listener =
-                self.on_reactor(index, move |reactor| reactor.serve(bound, &options, seats, move |peer| accept(peer)))??;
+            let listener = self.on_reactor(index, move |reactor| {
+                reactor.serve(bound, &options, seats, move |peer| accept(peer))
+            })??;
             server.listeners.push((self.reactor(index).clone(), listener));
         }
         Ok(server)
@@ -105,7 +109,8 @@ impl Runtime {
     ) -> Result<Server> {
         let bound: Bound = bind(addresses, options, None)?;
         let (address, seats) = (bound.address.clone(), Seats::new(options.connections));
-        let reactors: Vec<ReactorHandle> = (0..self.reactors()).map(|index| self.reactor(index).clone()).collect();
+        let reactors: Vec<ReactorHandle> =
+            (0..self.reactors()).map(|index| self.reactor(index).clone()).collect();
         let (options, their_seats, stream) = (options.clone(), seats.clone(), options.stream.clone());
         let listener = self.on_reactor(0, move |reactor| {
             let mut turn = 0;

@@ -53,7 +53,12 @@ impl Reactor {
         options.check()?;
         let bound = bind(&address.to_addresses()?, options, None)?;
         let destination = Destination::Here(Box::new(move |peer| Box::new(accept(peer))));
-        self.add_listener(bound, Rc::new(options.stream.clone()), Seats::new(options.connections), destination)
+        self.add_listener(
+            bound,
+            Rc::new(options.stream.clone()),
+            Seats::new(options.connections),
+            destination,
+        )
     }
 
     /// Serves a socket that listens already, with others that share its seats.

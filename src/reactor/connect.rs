@@ -27,7 +27,11 @@ impl Reactor {
         }
     }
 
-    fn prepare_connect(&mut self, address: &Address, options: &StreamOptions) -> io::Result<(Rc<Socket>, SockAddr)> {
+    fn prepare_connect(
+        &mut self,
+        address: &Address,
+        options: &StreamOptions,
+    ) -> io::Result<(Rc<Socket>, SockAddr)> {
         let target = address.to_sock_addr()?;
         let socket = Rc::new(Socket::new(address.domain(), Type::STREAM, None)?);
         options.apply_early((&*socket).into())?;
@@ -55,7 +59,8 @@ impl Reactor {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         link.connecting = true;
         self.timers.change(&mut link.phase_timer, Due::Phase(id), Some(deadline));
-        self.driver.submit(id.token(Kind::Connect), Op::Connect { socket: link.descriptor(), address: target });
+        self.driver
+            .submit(id.token(Kind::Connect), Op::Connect { socket: link.descriptor(), address: target });
         self.unsubmitted = true;
     }
 

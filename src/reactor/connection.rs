@@ -69,8 +69,10 @@ pub(super) struct Link {
     pub(super) paused: bool,
     /// By the soft limit of output.
     pub(super) throttled: bool,
-    /// The handler may have been stopped before it consumed all it could.
+    /// Bytes lie in the inbox that the handler was not shown, or not all of which it was allowed to consume.
     pub(super) unread: bool,
+    /// The handler has not been told yet that the peer has ended its stream: first it gets what came before.
+    pub(super) end_owed: bool,
     write_ends: bool,
     write_ended: bool,
     /// In the list of connections that have output to send.
@@ -114,6 +116,7 @@ impl Link {
             paused: false,
             throttled: false,
             unread: false,
+            end_owed: false,
             write_ends: false,
             write_ended: false,
             queued: false,
@@ -217,7 +220,8 @@ impl Link {
             self.fail(CloseReason::OutputLimit { pending, limit: limits.output_hard });
             return false;
         }
-        let throttled = if self.throttled { pending > limits.output_soft / 2 } else { pending > limits.output_soft };
+        let throttled =
+            if self.throttled { pending > limits.output_soft / 2 } else { pending > limits.output_soft };
         std::mem::replace(&mut self.throttled, throttled) != throttled && throttled
     }
 

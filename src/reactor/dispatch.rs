@@ -40,9 +40,7 @@ impl Reactor {
             Ok(Received::Data(buffer, len)) => self.feed(id, buffer, len),
             Ok(Received::End) => {
                 link.reading = Reading::Ended;
-                if link.phase == Phase::Open {
-                    self.call(id, |handler, io| handler.on_end(io));
-                }
+                link.end_owed = true;
             }
             Err(error) if driver::is_out_of_buffers(&error) => {
                 self.shared.counters.pool_parks.add(1);
@@ -69,7 +67,9 @@ impl Reactor {
         match link.phase {
             Phase::Open if link.wants_input() => {
                 let mut inbox = std::mem::take(&mut link.inbox);
-                inbox.offer(bytes, &mut self.shared, |shared, bytes| show(&mut **handler, link, shared, bytes));
+                inbox.offer(bytes, &mut self.shared, |shared, bytes| {
+                    show(&mut **handler, link, shared, bytes)
+                });
                 put_back(link, inbox, &mut self.shared);
             }
             Phase::Open => {

@@ -55,7 +55,8 @@ impl Reactor {
                 // The driver leaks what the kernel has not given back.
                 break;
             }
-            let until_deadline = self.drain_deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let until_deadline =
+                self.drain_deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             self.step(until_deadline.filter(|time| !time.is_zero()).or(left))?;
         }
         self.shared.mailbox.close();

@@ -173,7 +173,10 @@ impl fmt::Display for HandleError {
         match self {
             HandleError::Closed => f.write_str("the connection has ended"),
             HandleError::Full { limit } => {
-                write!(f, "the connection's peer is too slow: more than {limit} bytes would wait for it (outbox limit)")
+                write!(
+                    f,
+                    "the connection's peer is too slow: more than {limit} bytes would wait for it (outbox limit)"
+                )
             }
         }
     }

@@ -133,6 +133,9 @@ impl Io<'_> {
 
 impl fmt::Debug for Io<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Io").field("peer", &self.link.peer).field("pending", &self.pending()).finish_non_exhaustive()
+        f.debug_struct("Io")
+            .field("peer", &self.link.peer)
+            .field("pending", &self.pending())
+            .finish_non_exhaustive()
     }
 }

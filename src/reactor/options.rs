@@ -114,7 +114,9 @@ impl StreamOptions {
             )));
         }
         if input == 0 || outbox == 0 {
-            return Err(Error::InvalidSetting("input and outbox limits must be at least one byte".to_owned()));
+            return Err(Error::InvalidSetting(
+                "input and outbox limits must be at least one byte".to_owned(),
+            ));
         }
         Ok(())
     }

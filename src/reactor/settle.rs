@@ -13,7 +13,7 @@ impl Reactor {
     /// To be called after anything that may have changed a connection: it is the one place that starts and ends
     /// operations, and that moves a closing connection on.
     pub(super) fn settle(&mut self, id: Id) {
-        while self.settle_input_again(id) {}
+        while self.settle_input(id) {}
         self.settle_output(id);
         self.settle_phase(id);
         self.settle_reading(id);
@@ -21,22 +21,25 @@ impl Reactor {
         self.bury(id);
     }
 
-    /// Delivers what was left when the handler was stopped, if it may go on. `true` if that may have changed things.
-    fn settle_input_again(&mut self, id: Id) -> bool {
+    /// Delivers what the handler is owed, if it may have it now. `true` if that may have changed things.
+    fn settle_input(&mut self, id: Id) -> bool {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return false };
         if link.check_output() {
             self.shared.counters.reads_paused.add(1);
             link.unread = true;
         }
-        if !(link.unread && link.phase == Phase::Open && link.wants_input()) {
+        if link.phase != Phase::Open || !link.wants_input() {
             return false;
         }
-        link.unread = false;
-        if link.inbox.is_empty() {
-            return false;
+        if std::mem::take(&mut link.unread) && !link.inbox.is_empty() {
+            self.feed_again(id);
+            return true;
         }
-        self.feed_again(id);
-        true
+        if std::mem::take(&mut link.end_owed) {
+            self.call(id, |handler, io| handler.on_end(io));
+            return true;
+        }
+        false
     }
 
     fn settle_output(&mut self, id: Id) {
@@ -137,7 +140,9 @@ impl Reactor {
         counters.connections_closed.add(1);
         match reason {
             CloseReason::Failed(_) => counters.connections_reset.add(1),
-            CloseReason::OutputLimit { .. } | CloseReason::InputLimit { .. } => counters.connections_over_limit.add(1),
+            CloseReason::OutputLimit { .. } | CloseReason::InputLimit { .. } => {
+                counters.connections_over_limit.add(1)
+            }
             _ => {}
         }
     }

@@ -71,7 +71,10 @@ impl<T> Table<T> {
     }
 
     pub(crate) fn ids(&self) -> Vec<Id> {
-        self.slab.iter().map(|(index, (generation, _))| Id { index: index as u32, generation: *generation }).collect()
+        self.slab
+            .iter()
+            .map(|(index, (generation, _))| Id { index: index as u32, generation: *generation })
+            .collect()
     }
 }
 

@@ -23,17 +23,42 @@ const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
 /// What goes over the wire to the kernel. The lifetimes are the submitter's promise: the memory stays put, and is kept
 /// by the ring's table, until the final completion.
 pub(super) enum Wire<'a> {
-    Accept { listener: RawFd, multishot: bool },
-    Connect { socket: RawFd, address: &'a SockAddr },
+    Accept {
+        listener: RawFd,
+        multishot: bool,
+    },
+    Connect {
+        socket: RawFd,
+        address: &'a SockAddr,
+    },
     /// Into a buffer that the kernel picks.
-    Receive { socket: RawFd, multishot: bool },
+    Receive {
+        socket: RawFd,
+        multishot: bool,
+    },
     /// Completes when there is something to receive.
-    Readable { socket: RawFd },
-    ReceiveInto { socket: RawFd, address: *mut u8, len: usize },
-    Send { socket: RawFd, bytes: &'a [u8] },
-    SendMessage { socket: RawFd, message: &'a Message },
-    Watch { socket: RawFd },
-    Cancel { target: u64 },
+    Readable {
+        socket: RawFd,
+    },
+    ReceiveInto {
+        socket: RawFd,
+        address: *mut u8,
+        len: usize,
+    },
+    Send {
+        socket: RawFd,
+        bytes: &'a [u8],
+    },
+    SendMessage {
+        socket: RawFd,
+        message: &'a Message,
+    },
+    Watch {
+        socket: RawFd,
+    },
+    Cancel {
+        target: u64,
+    },
     CancelAll,
 }
 
@@ -45,12 +70,16 @@ impl Wire<'_> {
                 opcode::AcceptMulti::new(Fd(listener)).flags(libc::SOCK_CLOEXEC).build()
             }
             Wire::Accept { listener, multishot: false } => {
-                opcode::Accept::new(Fd(listener), ptr::null_mut(), ptr::null_mut()).flags(libc::SOCK_CLOEXEC).build()
+                opcode::Accept::new(Fd(listener), ptr::null_mut(), ptr::null_mut())
+                    .flags(libc::SOCK_CLOEXEC)
+                    .build()
             }
             Wire::Connect { socket, address } => {
                 opcode::Connect::new(Fd(socket), address.as_ptr().cast(), address.len()).build()
             }
-            Wire::Receive { socket, multishot: true } => opcode::RecvMulti::new(Fd(socket), BUFFER_GROUP).build(),
+            Wire::Receive { socket, multishot: true } => {
+                opcode::RecvMulti::new(Fd(socket), BUFFER_GROUP).build()
+            }
             Wire::Receive { socket, multishot: false } => opcode::Recv::new(Fd(socket), ptr::null_mut(), 0)
                 .buf_group(BUFFER_GROUP)
                 .build()
@@ -67,7 +96,9 @@ impl Wire<'_> {
             Wire::SendMessage { socket, message } => {
                 opcode::SendMsg::new(Fd(socket), &message.header).flags(SEND_FLAGS as u32).build()
             }
-            Wire::Watch { socket } => opcode::PollAdd::new(Fd(socket), libc::POLLIN as u32).multi(true).build(),
+            Wire::Watch { socket } => {
+                opcode::PollAdd::new(Fd(socket), libc::POLLIN as u32).multi(true).build()
+            }
             Wire::Cancel { target } => opcode::AsyncCancel::new(target).build(),
             Wire::CancelAll => opcode::AsyncCancel2::new(types::CancelBuilder::any().all()).build(),
         };
@@ -138,7 +169,9 @@ impl Internal {
             WAKE => Internal::Wake,
             CANCELLED => Internal::Cancelled,
             PROBE => Internal::Probe,
-            _ => Internal::Readable(Token::from_bits(bits & !READABLE).expect("only this module makes such bits")),
+            _ => Internal::Readable(
+                Token::from_bits(bits & !READABLE).expect("only this module makes such bits"),
+            ),
         }
     }
 }

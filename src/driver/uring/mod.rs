@@ -129,7 +129,9 @@ impl Uring {
                 let message = payload.as_single().is_none().then(|| Box::new(Message::new(&payload)));
                 let wire = match (&message, payload.as_single()) {
                     (None, Some(bytes)) => Wire::Send { socket, bytes },
-                    (message, _) => Wire::SendMessage { socket, message: message.as_ref().expect("made above") },
+                    (message, _) => {
+                        Wire::SendMessage { socket, message: message.as_ref().expect("made above") }
+                    }
                 };
                 let entry = wire.entry(token.bits());
                 let outgoing = &mut self.held[index].outgoing;
@@ -143,7 +145,7 @@ impl Uring {
     pub(crate) fn cancel(&mut self, token: Token, _socket: RawFd) {
         self.push(Wire::Cancel { target: token.bits() }, Internal::Cancelled.bits());
         if token.kind() == Kind::Receive && !self.capabilities.provided_buffers {
-                self.push(Wire::Cancel { target: Internal::Readable(token).bits() }, Internal::Cancelled.bits());
+            self.push(Wire::Cancel { target: Internal::Readable(token).bits() }, Internal::Cancelled.bits());
         }
     }
 
@@ -293,7 +295,8 @@ impl Uring {
 
     /// The second half of a receive without provided buffers: the bytes are there, so now it may have a buffer.
     fn receive_readable(&mut self, token: Token, raw: Raw, into: &mut Vec<Completion>) {
-        let Incoming::Waiting(socket) = std::mem::take(&mut self.held[token.index() as usize].incoming) else {
+        let Incoming::Waiting(socket) = std::mem::take(&mut self.held[token.index() as usize].incoming)
+        else {
             unreachable!("{token:?} was not waiting");
         };
         let buffer = raw.bytes().and_then(|_| self.pool.take().ok_or_else(super::out_of_buffers));

@@ -38,6 +38,9 @@ impl Uring {
                 return Ok(raw);
             }
         }
-        Err(io::Error::new(io::ErrorKind::TimedOut, "io_uring did not complete a receive of one byte within 10 s"))
+        Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "io_uring did not complete a receive of one byte within 10 s",
+        ))
     }
 }

@@ -47,7 +47,10 @@ impl Ring {
         let parameters = ring.params();
         // Without these a wait could not time out, and completions could be lost.
         if !parameters.is_feature_ext_arg() || !parameters.is_feature_nodrop() {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "this kernel's io_uring lacks timed waits (Linux 5.11)"));
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "this kernel's io_uring lacks timed waits (Linux 5.11)",
+            ));
         }
         let no_iowait = if parameters.is_feature_no_iowait() { ENTER_NO_IOWAIT } else { 0 };
         Ok(Ring { ring, enter_flags: ENTER_GETEVENTS | ENTER_EXT_ARG | no_iowait, deferred })
@@ -117,7 +120,12 @@ impl Ring {
     /// # Safety
     ///
     /// At `address` lie `buffers` zeroed entries, page-aligned, until the ring is closed.
-    pub(super) unsafe fn register_buffers(&mut self, address: u64, buffers: u16, group: u16) -> io::Result<()> {
+    pub(super) unsafe fn register_buffers(
+        &mut self,
+        address: u64,
+        buffers: u16,
+        group: u16,
+    ) -> io::Result<()> {
         // SAFETY: the caller's promise is the one that the kernel needs.
         unsafe { self.ring.submitter().register_buf_ring_with_flags(address, buffers, group, 0) }
     }
