@@ -43,8 +43,10 @@ fn a_unix_connection_completes_in_the_same_wait() {
 
 #[test]
 fn nobody_listens() {
-    let (listening, tcp) = listener(Kind::Tcp, 1);
-    drop(listening);
+    // Bound and not listening: nobody else gets the port meanwhile.
+    let reserved = unconnected(Kind::Tcp);
+    reserved.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    let tcp = reserved.local_addr().unwrap();
     for (kind, address) in [(Kind::Tcp, tcp), (Kind::Unix, unix_address())] {
         let mut harness = harness(4);
         let fd = harness.attach(unconnected(kind));
