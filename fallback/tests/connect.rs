@@ -115,7 +115,8 @@ fn cancel_after_it_completed_is_nothing() {
     }
 }
 
-/// Linux drops connection requests when a listener's queue is full, so that these connects stay in the background.
+/// Linux drops connection requests when a listener's queue is full, so that these connects stay in the
+/// background.
 #[cfg(target_os = "linux")]
 #[test]
 fn cancel_while_it_goes_on_in_the_background() {

@@ -1,5 +1,5 @@
-//! Random programs against a model: whatever is submitted, cancelled and held back, both ends see the same stream,
-//! every operation ends once, and every buffer comes back.
+//! Random programs against a model: whatever is submitted, cancelled and held back, both ends see the same
+//! stream, every operation ends once, and every buffer comes back.
 
 mod common;
 

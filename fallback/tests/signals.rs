@@ -52,7 +52,8 @@ fn an_interrupted_wait_is_no_error() {
     let mut proactor = Proactor::<Vec<u8>>::new(Settings::default()).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
-            // Nothing but a signal ends the wait. One that comes before the wait does not, so: until it has ended.
+            // Nothing but a signal ends the wait. One that comes before the wait does not, so: until it has
+            // ended.
             while !returned.load(Ordering::SeqCst) {
                 // SAFETY: the scope's owner is alive until this thread ends.
                 unsafe { libc::pthread_kill(waiting as libc::pthread_t, libc::SIGUSR1) };

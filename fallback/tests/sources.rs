@@ -102,8 +102,8 @@ fn many_sources_are_all_served() {
     }
 }
 
-/// Two of a kind at once, a buffer given back twice, a socket detached too early: caught at once in debug builds, and
-/// without harm in others.
+/// Two of a kind at once, a buffer given back twice, a socket detached too early: caught at once in debug
+/// builds, and without harm in others.
 mod misuse {
     use super::*;
 

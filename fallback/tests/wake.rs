@@ -40,8 +40,8 @@ fn a_wake_ends_a_wait_on_another_thread() {
     thread.join().unwrap();
 }
 
-/// Many threads count up and wake. Were a wake lost after which nobody wakes again, the wait would reach its deadline
-/// with something uncounted.
+/// Many threads count up and wake. Were a wake lost after which nobody wakes again, the wait would reach its
+/// deadline with something uncounted.
 #[test]
 fn no_wake_of_a_storm_is_lost() {
     const THREADS: usize = 4;
