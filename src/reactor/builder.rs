@@ -11,7 +11,6 @@ use crate::driver::{self, Backend, Choice, Driver};
 use crate::error::{Error, Result};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Settings of a reactor; see [`Reactor::builder`].
 #[derive(Clone, Debug, Default)]
@@ -70,7 +69,7 @@ impl ReactorBuilder {
     }
 
     pub(super) fn build_over(&self, driver: Driver) -> Reactor {
-        let mailbox = Arc::new(Mailbox::new(driver.waker()));
+        let (mailbox, now) = (Arc::new(Mailbox::new(driver.waker())), driver.now());
         Reactor {
             driver,
             connections: Table::new(),
@@ -83,7 +82,7 @@ impl ReactorBuilder {
                 counters: Arc::default(),
                 spare: Spare::new(SPARE_BYTES),
                 void: Vec::new(),
-                now: Instant::now(),
+                now,
                 deferred: Vec::new(),
             },
             busy: Busy::new(self.busy_poll),

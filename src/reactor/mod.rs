@@ -24,6 +24,9 @@ mod table;
 mod timers;
 mod wake;
 
+#[cfg(test)]
+mod tests;
+
 pub use accept::ListenerId;
 pub use address::{Address, ToAddresses};
 pub use builder::ReactorBuilder;
@@ -144,7 +147,7 @@ impl Reactor {
     fn step(&mut self, timeout: Option<Duration>) -> Result<()> {
         self.wait(timeout)?;
         self.shared.counters.turns.add(1);
-        self.shared.now = Instant::now();
+        self.shared.now = self.driver.now();
         self.handle_completions();
         self.run_commands();
         self.fire_timers();
@@ -154,7 +157,7 @@ impl Reactor {
 
     /// Submits, and waits unless there is something to do. One entry into the kernel, two before a sleep.
     fn wait(&mut self, timeout: Option<Duration>) -> Result<()> {
-        let until_timer = self.timers.next().map(|next| next.saturating_duration_since(Instant::now()));
+        let until_timer = self.timers.next().map(|next| next.saturating_duration_since(self.driver.now()));
         let timeout = [timeout, until_timer].into_iter().flatten().min();
         if timeout == Some(Duration::ZERO) || self.has_ready_work() || self.unsubmitted {
             self.enter(Some(Duration::ZERO))?;
