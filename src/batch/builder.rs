@@ -18,6 +18,8 @@ const DEFAULT_BUFFERS: usize = 3;
 const DEFAULT_LANE_BYTES: usize = 64 * 1024;
 /// Counters that wrap around stay comparable up to here, on 32-bit machines too.
 const MAX_LANE: usize = 1 << (usize::BITS - 2);
+/// Any deadline must fit the clock.
+const MAX_LINGER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Limits of one batcher, checked against each other.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +61,7 @@ impl<T> BatcherBuilder<T> {
     /// How long the first item of a batch may wait for more. The clock starts with that item. Default: not at
     /// all, a batch leaves as soon as the consumer is idle, and grows while it is busy.
     pub fn linger(mut self, linger: Duration) -> Self {
-        self.linger = (!linger.is_zero()).then_some(linger);
+        self.linger = (!linger.is_zero()).then_some(linger.min(MAX_LINGER));
         self
     }
 

@@ -1,9 +1,7 @@
 //! The receiving end: batches for a thread, or items for an event loop.
 
 use std::error::Error;
-use std::time::Instant;
-
-use crossbeam_utils::Backoff;
+use std::time::{Duration, Instant};
 
 use super::barrier;
 use super::error::{Abandoned, Cause};
@@ -11,6 +9,13 @@ use super::gate::{FAILED, STOPPED};
 use super::lane::{Reader, Run};
 use super::shared::Shared;
 use super::sync::Arc;
+
+/// How long to leave the lanes alone after a small batch. About as many items come in that time as make up for
+/// the cache lines that a look takes.
+const PACE: Duration = Duration::from_micros(2);
+/// How long to look again before sleeping: what the wake-up of a thread costs, so that neither a short pause nor
+/// a long one costs more than twice what it must.
+const PATIENCE: Duration = Duration::from_micros(25);
 
 /// The one consumer of a batcher. `Send`: it may move to the thread that drives it.
 ///
@@ -33,6 +38,8 @@ pub struct Consumer<T> {
     oldest: Instant,
     /// What was pushed before a flush has not all left yet.
     flushing: bool,
+    /// The last batch was a small one, and the consumer is back already.
+    hurried: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +61,7 @@ impl<T> Consumer<T> {
             phase: Phase::Open,
             oldest: Instant::now(),
             flushing: false,
+            hurried: false,
         }
     }
 
@@ -75,9 +83,12 @@ impl<T> Consumer<T> {
     pub fn recv(&mut self, batch: &mut Vec<T>) -> usize {
         let limit = self.batch_limit();
         let linger = self.shared.options.linger;
-        let patience = Backoff::new();
+        let mut idle_since = None;
         let mut taken = 0;
         let mut deadline = None;
+        if self.hurried {
+            self.pace();
+        }
         loop {
             let stopping = self.seal_if_stopped();
             self.flushing |= self.shared.take_flush();
@@ -94,7 +105,7 @@ impl<T> Consumer<T> {
                 return 0;
             }
             if taken == 0 {
-                self.idle(&patience);
+                self.idle(&mut idle_since);
                 continue;
             }
             let (Some(linger), Some(first), Some(started)) = (linger, first, started) else { break };
@@ -104,18 +115,29 @@ impl<T> Consumer<T> {
             }
             self.sleep(Some((limit - taken, deadline)));
         }
+        self.hurried = taken < limit / 2;
         self.shared.counters.batch(taken);
         taken
     }
 
-    /// Nothing to do: looks again for a moment, since a wake-up costs more than that, then sleeps.
-    fn idle(&mut self, patience: &Backoff) {
-        if !cfg!(loom) && !patience.is_completed() {
-            patience.snooze();
+    /// After a small batch: lets the next one grow for a moment. Each look at a lane takes a cache line from its
+    /// producer, and looking all the time would slow down exactly those who are busiest.
+    fn pace(&self) {
+        let started = Instant::now();
+        while !cfg!(loom) && started.elapsed() < PACE {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Nothing to do: looks again for as long as a wake-up would cost, then sleeps.
+    fn idle(&mut self, since: &mut Option<Instant>) {
+        let now = Instant::now();
+        if !cfg!(loom) && now.duration_since(*since.get_or_insert(now)) < PATIENCE {
+            std::thread::yield_now();
             return;
         }
         self.sleep(None);
-        patience.reset();
+        *since = None;
         if self.shared.options.linger.is_some() {
             self.oldest = Instant::now();
         }

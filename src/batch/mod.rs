@@ -84,6 +84,9 @@ mod sync;
 mod wait;
 mod worker;
 
+#[cfg(all(test, loom))]
+mod loom_tests;
+
 pub use builder::BatcherBuilder;
 pub use consumer::Consumer;
 pub use error::{CloseError, PushError};

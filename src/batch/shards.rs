@@ -13,8 +13,10 @@ use super::shared::Shared;
 use super::spin::SpinLock;
 use super::sync::Arc;
 
-/// More do not help: with as many threads as processors running, each meets a lock that is free.
-const MAX_SHARDS: usize = 16;
+/// More than processors, because a thread that is descheduled may hold one.
+const SHARDS_PER_PROCESSOR: usize = 4;
+/// Each is one more lane for the consumer to look at, once it has been used.
+const MAX_SHARDS: usize = 64;
 
 pub(crate) struct Shards<T> {
     /// A power of two of them. The lane is made by the first push that comes there.
@@ -51,7 +53,7 @@ fn shard_count() -> usize {
     static COUNT: OnceLock<usize> = OnceLock::new();
     *COUNT.get_or_init(|| {
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        processors.next_power_of_two().min(MAX_SHARDS)
+        (processors.next_power_of_two() * SHARDS_PER_PROCESSOR).min(MAX_SHARDS)
     })
 }
 

@@ -25,7 +25,35 @@ mod imp {
         AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
     };
     pub(crate) use loom::sync::{Arc, Condvar, MutexGuard};
-    pub(crate) use loom::thread::{Thread, current, park};
+
+    /// As `std::thread::Thread`. loom has parking of its own, but forgets a token when the thread takes a lock
+    /// between `unpark` and `park`, and lets `unpark` end any kind of waiting.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Thread(std::sync::Arc<(loom::sync::Mutex<bool>, Condvar)>);
+
+    loom::thread_local! {
+        static CURRENT: Thread = Thread(std::sync::Arc::new((loom::sync::Mutex::new(false), Condvar::new())));
+    }
+
+    impl Thread {
+        pub(crate) fn unpark(&self) {
+            *self.0.0.lock().expect("no model panics with the lock held") = true;
+            self.0.1.notify_one();
+        }
+    }
+
+    pub(crate) fn current() -> Thread {
+        CURRENT.with(Thread::clone)
+    }
+
+    pub(crate) fn park() {
+        let thread = current();
+        let mut token = thread.0.0.lock().expect("no model panics with the lock held");
+        while !*token {
+            token = wait(&thread.0.1, token);
+        }
+        *token = false;
+    }
 
     /// loom has no clock: models do not use deadlines.
     pub(crate) fn park_timeout(_: std::time::Duration) {
