@@ -266,4 +266,36 @@ mod tests {
         assert!(matches!(error, EncodeError::LineTooLong { length: 11, limit: 5 }), "{error}");
         assert_eq!(out, b"before");
     }
+
+    /// Whichever parser is built in, what it accepts, reads and writes is what `serde_json` does.
+    #[test]
+    fn the_parser_built_in_agrees_with_the_reference() {
+        let lines = [
+            r#"{"text":"a","next":null}"#,
+            r#"{"text":"\u00e9\n\ud83d\ude00\/\u0000"}"#,
+            r#"{"text":"\ud83d"}"#,
+            r#"{"text":"","text":""}"#,
+            r#"{"text":"","unknown":[1.5e3,{"a":"\""}]}"#,
+            r#"{"text":"",}"#,
+            r#"{"next":null}"#,
+            r#"["a",null]"#,
+            "{\"text\":\"a\tb\"}",
+            " \t{ \"text\" : \"\u{10ffff}\" } ",
+        ];
+        for line in lines {
+            let ours = Json::<Entry>::new().decode(format!("{line}\n").as_bytes());
+            match (ours, serde_json::from_str::<Entry>(line)) {
+                (Ok(Decoded::Item { item, .. }), Ok(reference)) => assert_eq!(item, reference, "{line}"),
+                (Err(_), Err(_)) => {}
+                (ours, reference) => panic!("{line}: {ours:?}, but {reference:?}"),
+            }
+        }
+        let numbers = [0.0, -0.0, 0.1, 1.5e300, 5e-324, 1e16, 123_456_789.0, f64::MAX, f64::NAN];
+        for number in numbers {
+            let mut out = Vec::new();
+            Json::new().encode(&(number, number as i64, "\u{7f}\u{1}\"\\/é"), &mut out).unwrap();
+            let reference = serde_json::to_string(&(number, number as i64, "\u{7f}\u{1}\"\\/é")).unwrap();
+            assert_eq!(String::from_utf8(out).unwrap(), reference + "\n");
+        }
+    }
 }
