@@ -107,8 +107,8 @@ pub use frame::{LengthDelimited, LengthWidth};
 pub use json::{Json, JsonLines};
 pub use lines::{ByteLines, Lines};
 pub use protocol::{
-    ById, Correlated, Correlation, CorrelationKind, InOrder, Pair, Protocol, Request, RequestRef, Response,
-    ResponseRef, Tagged, Uncorrelated,
+    ById, Correlated, Correlation, CorrelationKind, InOrder, Matching, Pair, Protocol, Request, RequestRef,
+    Response, ResponseRef, Tagged, Uncorrelated,
 };
 pub use raw::Raw;
 pub use record::{FixedSize, Records};

@@ -178,6 +178,12 @@ pub trait Correlation: sealed::Sealed + Copy + Debug + Send + 'static {
     ) -> Result<(), EncodeError>;
 }
 
+/// A correlation by which a response finds its request without the application's help: [`InOrder`] and [`ById`].
+pub trait Matching: Correlation {}
+
+impl Matching for InOrder {}
+impl Matching for ById {}
+
 /// An item of decoder `D`, and the id that came with it.
 pub type Tagged<'a, C, D> = (<C as Correlation>::Id, <D as Decode>::Item<'a>);
 

@@ -2,6 +2,7 @@
 
 use super::busy::Busy;
 use super::mailbox::Mailbox;
+use super::pollers::Pollers;
 use super::table::Table;
 use super::timers::Timers;
 use super::{Reactor, Shared};
@@ -9,7 +10,7 @@ use crate::buf::Spare;
 use crate::config::{BusyPoll, PoolConfig, SPARE_BYTES, UringFeature};
 use crate::driver::{self, Backend, Choice, Driver};
 use crate::error::{Error, Result};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Settings of a reactor; see [`Reactor::builder`].
@@ -77,6 +78,8 @@ impl ReactorBuilder {
             timers: Timers::default(),
             dirty: Vec::new(),
             starved: VecDeque::new(),
+            pollers: Pollers::default(),
+            actions: BTreeMap::new(),
             shared: Shared {
                 mailbox,
                 counters: Arc::default(),
@@ -84,6 +87,7 @@ impl ReactorBuilder {
                 void: Vec::new(),
                 now,
                 deferred: Vec::new(),
+                new_pollers: Vec::new(),
             },
             busy: Busy::new(self.busy_poll),
             unsubmitted: false,

@@ -76,6 +76,8 @@ pub(super) struct Link {
     write_ended: bool,
     /// In the list of connections that have output to send.
     pub(super) queued: bool,
+    /// In the list of those that are polled every turn.
+    pub(super) polled: bool,
     /// Output was written since the handler was last told that all is sent.
     pub(super) undrained: bool,
     pub(super) reason: Option<CloseReason>,
@@ -119,6 +121,7 @@ impl Link {
             write_ends: false,
             write_ended: false,
             queued: false,
+            polled: false,
             undrained: false,
             reason: None,
             remote: None,
