@@ -69,6 +69,18 @@ pub const RECEIVES_PER_TURN: usize = 16;
 /// Accepts of one listener in one turn on a backend that makes them itself.
 pub const ACCEPTS_PER_TURN: usize = 64;
 
+/// Requests of one connection that may wait for a late reply.
+pub const REQUESTS_IN_PROGRESS: usize = 65_536;
+
+/// Calls of one client that wait for their response.
+pub const CALLS_IN_FLIGHT: usize = 65_536;
+
+/// Requests that a client's producer can have ahead of the reactor.
+pub const LANE_ITEMS: usize = 8192;
+
+/// Requests that a reactor takes from one client's lanes in one turn: as many as lie in the lanes of a few producers.
+pub const BATCH_ITEMS: usize = 65_536;
+
 // The pool cannot run dry for good: a buffer is held by the kernel, by a completion that has not been handled, or by
 // the handler that is running, and the last two end with the turn.
 const HELD_BY_HANDLER: usize = 1;

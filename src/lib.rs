@@ -10,6 +10,7 @@ mod log;
 mod metrics;
 pub mod net;
 pub mod reactor;
+pub mod rpc;
 
 pub use config::BusyPoll;
 pub use driver::{Backend, Capabilities};

@@ -207,6 +207,27 @@ impl<T> Consumer<T> {
         self.has_reason(1)
     }
 
+    /// As [`prepare_sleep`](Self::prepare_sleep), but `notify` is called only once a lane holds `items`, or for a flush.
+    pub(crate) fn prepare_sleep_until(&mut self, items: usize) {
+        self.shared.counters.sleep();
+        self.shared.gate.arm(Some(items));
+    }
+
+    /// As [`is_ready`](Self::is_ready), behind [`prepare_sleep_until`](Self::prepare_sleep_until).
+    pub(crate) fn is_ready_with(&self, items: usize) -> bool {
+        self.has_reason(items)
+    }
+
+    /// Items in the lanes.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lanes.iter().map(Reader::pending).sum()
+    }
+
+    /// Whether a flush was asked for since the last time.
+    pub(crate) fn take_flush(&mut self) -> bool {
+        self.shared.take_flush()
+    }
+
     /// The loop goes on: `notify` is not called for pushes any more.
     pub fn cancel_sleep(&mut self) {
         self.shared.gate.disarm();

@@ -155,6 +155,14 @@ pub trait Correlation: sealed::Sealed + Copy + Debug + Send + 'static {
     /// Which of the three it is.
     const KIND: CorrelationKind;
 
+    /// The id that has this number; nothing where there are no ids.
+    #[doc(hidden)]
+    fn id_from(number: u64) -> Self::Id;
+
+    /// The number of an id; 0 where there are no ids.
+    #[doc(hidden)]
+    fn number_of(id: Self::Id) -> u64;
+
     /// Decodes the first item of `input` and its id.
     ///
     /// # Errors
@@ -218,6 +226,14 @@ macro_rules! without_id {
             const KIND: CorrelationKind = CorrelationKind::$name;
 
             #[inline]
+            fn id_from(_number: u64) {}
+
+            #[inline]
+            fn number_of((): ()) -> u64 {
+                0
+            }
+
+            #[inline]
             fn decode<'a, D: Decode>(
                 decoder: &mut D,
                 input: &'a [u8],
@@ -244,6 +260,16 @@ impl Correlation for ById {
     type Id = u64;
 
     const KIND: CorrelationKind = CorrelationKind::ById;
+
+    #[inline]
+    fn id_from(number: u64) -> u64 {
+        number
+    }
+
+    #[inline]
+    fn number_of(id: u64) -> u64 {
+        id
+    }
 
     #[inline]
     fn decode<'a, D: Decode>(

@@ -216,7 +216,7 @@ impl Runtime {
     }
 
     /// The next reactor in turn.
-    pub(super) fn next_reactor(&self) -> usize {
+    pub(crate) fn next_reactor(&self) -> usize {
         self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len()
     }
 

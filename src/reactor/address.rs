@@ -125,6 +125,27 @@ impl ToAddresses for PathBuf {
     }
 }
 
+/// All of them, in order.
+impl<A: ToAddresses> ToAddresses for [A] {
+    fn to_addresses(&self) -> Result<Vec<Address>> {
+        let mut addresses = Vec::new();
+        for some in self {
+            addresses.append(&mut some.to_addresses()?);
+        }
+        if addresses.is_empty() {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "the list of addresses is empty");
+            return Err(Error::Address { address: "[]".to_owned(), source });
+        }
+        Ok(addresses)
+    }
+}
+
+impl<A: ToAddresses> ToAddresses for Vec<A> {
+    fn to_addresses(&self) -> Result<Vec<Address>> {
+        self.as_slice().to_addresses()
+    }
+}
+
 impl<A: ToAddresses + ?Sized> ToAddresses for &A {
     fn to_addresses(&self) -> Result<Vec<Address>> {
         (**self).to_addresses()

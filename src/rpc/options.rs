@@ -1,0 +1,149 @@
+//! Limits of request-response.
+
+use crate::config;
+use crate::error::{Error, Result};
+use crate::reactor::{ListenOptions, StreamOptions};
+use std::time::Duration;
+
+/// Options of a [`Server`](super::Server).
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ServerOptions {
+    pub(super) listen: ListenOptions,
+    pub(super) requests_in_progress: usize,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        ServerOptions { listen: ListenOptions::default(), requests_in_progress: config::REQUESTS_IN_PROGRESS }
+    }
+}
+
+impl ServerOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        ServerOptions::default()
+    }
+
+    /// Options of the listening socket and its connections.
+    pub fn listen(mut self, options: ListenOptions) -> Self {
+        self.listen = options;
+        self
+    }
+
+    /// Requests of one connection that may wait for a late reply: [`config::REQUESTS_IN_PROGRESS`] unless set. Beyond
+    /// that, the connection is not read, and back-pressure reaches its client.
+    pub fn requests_in_progress(mut self, requests: usize) -> Self {
+        self.requests_in_progress = requests.max(1);
+        self
+    }
+}
+
+/// What a client does when its connection is lost. Off unless set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reconnect {
+    /// The pause before the first attempt; it doubles with each one that fails.
+    pub first_delay: Duration,
+    /// The longest pause.
+    pub longest_delay: Duration,
+    /// Attempts before the client gives up.
+    pub attempts: u32,
+}
+
+impl Default for Reconnect {
+    /// 10 ms, doubling up to 1 s, ten times.
+    fn default() -> Self {
+        Reconnect {
+            first_delay: Duration::from_millis(10),
+            longest_delay: Duration::from_secs(1),
+            attempts: 10,
+        }
+    }
+}
+
+/// Options of a [`Client`](super::Client).
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ClientOptions {
+    pub(super) stream: StreamOptions,
+    pub(super) reactor: Option<usize>,
+    pub(super) lane: usize,
+    pub(super) batch: usize,
+    pub(super) linger: Option<Duration>,
+    pub(super) calls_in_flight: usize,
+    pub(super) reconnect: Option<Reconnect>,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        ClientOptions {
+            stream: StreamOptions::default(),
+            reactor: None,
+            lane: config::LANE_ITEMS,
+            batch: config::BATCH_ITEMS,
+            linger: None,
+            calls_in_flight: config::CALLS_IN_FLIGHT,
+            reconnect: None,
+        }
+    }
+}
+
+impl ClientOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        ClientOptions::default()
+    }
+
+    /// Options of the connection.
+    pub fn stream(mut self, options: StreamOptions) -> Self {
+        self.stream = options;
+        self
+    }
+
+    /// Which of the runtime's reactors makes the connection; one after the other unless set.
+    pub fn reactor(mut self, index: usize) -> Self {
+        self.reactor = Some(index);
+        self
+    }
+
+    /// Requests that a producer's lane holds: [`config::LANE_ITEMS`] unless set. A producer waits when it is full.
+    pub fn lane(mut self, requests: usize) -> Self {
+        self.lane = requests;
+        self
+    }
+
+    /// Requests that are taken from the lanes in one turn of the reactor: [`config::BATCH_ITEMS`] unless set.
+    pub fn batch(mut self, requests: usize) -> Self {
+        self.batch = requests;
+        self
+    }
+
+    /// Lets requests wait this long for others to travel with, unless [`batch`](Self::batch) of them are there or they are
+    /// flushed. Fewer and larger sends for more latency; off unless set, when a request leaves at once if the reactor is
+    /// idle, and with the others of its turn if not.
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.linger = Some(linger);
+        self
+    }
+
+    /// Calls that wait for their response at a time: [`config::CALLS_IN_FLIGHT`] unless set. Others wait to be sent.
+    pub fn calls_in_flight(mut self, calls: usize) -> Self {
+        self.calls_in_flight = calls.max(1);
+        self
+    }
+
+    /// Connects anew when the connection is lost. Calls in flight fail in any case; what was not sent yet is sent then.
+    pub fn reconnect(mut self, policy: Reconnect) -> Self {
+        self.reconnect = Some(policy);
+        self
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        if self.lane == 0 || self.batch == 0 {
+            return Err(Error::InvalidSetting(
+                "a lane and a batch must hold at least one request".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+}
