@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use super::barrier;
 use super::error::{Abandoned, Cause};
 use super::gate::{FAILED, STOPPED};
-use super::lane::{Reader, Run};
+use super::lane::Reader;
+use super::run::Run;
 use super::shared::Shared;
 use super::sync::Arc;
 
