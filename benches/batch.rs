@@ -1,8 +1,8 @@
 //! How many items a second many threads hand over to one consumer, which adds them up.
 //!
 //! A measurement runs from the moment that all producing threads are let go until the consumer has the last item;
-//! threads are started before. Peers get the same bound on what may be outstanding for each producer or in all,
-//! whichever is larger for them.
+//! threads are started before. What may be outstanding is bounded everywhere, though not equally: a channel holds
+//! 16384 items in all, a batcher 8192 in each lane, and has a lane for each producer.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -15,8 +15,11 @@ use criterion::{
 };
 use trochus::batch::Batcher;
 
-/// Items in one iteration.
-const ITEMS: u64 = 1_000_000;
+/// Items in one iteration: so many for each thread that waking the threads is a small part of it.
+fn items(threads: u64) -> u64 {
+    (threads * 10_000).max(1_000_000)
+}
+
 const BATCH: usize = 10_000;
 /// What a channel may hold, in items.
 const CHANNEL: usize = 16_384;
@@ -32,16 +35,22 @@ fn fan_in<P: FnMut(u64) + Send>(
     let share = items / threads;
     let goal = received.load(Relaxed) + share * threads;
     let start = Barrier::new(threads as usize + 1);
+    let ready = AtomicU64::new(0);
     thread::scope(|scope| {
         for _ in 0..threads {
-            let (mut push, start) = (producer(), &start);
+            let (mut push, start, ready) = (producer(), &start, &ready);
             scope.spawn(move || {
+                ready.fetch_add(1, Relaxed);
                 start.wait();
                 (0..share).for_each(&mut push);
             });
         }
-        start.wait();
+        while ready.load(Relaxed) < threads {
+            thread::sleep(Duration::from_micros(50));
+        }
+        // Before they run: on a busy machine this thread may be the last to leave the barrier.
         let started = Instant::now();
+        start.wait();
         while received.load(Relaxed) < goal {
             thread::sleep(Duration::from_micros(50));
         }
@@ -68,16 +77,13 @@ fn lanes(group: &mut Group<'_>, threads: u64) {
     let batcher = batcher(&received);
     group.bench_function(format!("lanes/{threads}"), |bencher| {
         bencher.iter_custom(|iterations| {
-            fan_in(threads, iterations * ITEMS, &received, || {
+            fan_in(threads, iterations * items(threads), &received, || {
                 let mut producer = batcher.producer();
                 move |item| producer.push(item).expect("the consumer is there")
             })
         });
     });
     batcher.close().expect("the consumer does not fail");
-    if std::env::var_os("BATCH_STATS").is_some() {
-        eprintln!("{:?}", batcher.stats());
-    }
 }
 
 fn shared(group: &mut Group<'_>, threads: u64) {
@@ -85,15 +91,12 @@ fn shared(group: &mut Group<'_>, threads: u64) {
     let batcher = batcher(&received);
     group.bench_function(format!("shared/{threads}"), |bencher| {
         bencher.iter_custom(|iterations| {
-            fan_in(threads, iterations * ITEMS, &received, || {
+            fan_in(threads, iterations * items(threads), &received, || {
                 |item| batcher.push(item).expect("the consumer is there")
             })
         });
     });
     batcher.close().expect("the consumer does not fail");
-    if std::env::var_os("BATCH_STATS").is_some() {
-        eprintln!("{:?}", batcher.stats());
-    }
 }
 
 fn mpsc_bounded(group: &mut Group<'_>, threads: u64) {
@@ -106,7 +109,7 @@ fn mpsc_bounded(group: &mut Group<'_>, threads: u64) {
     });
     group.bench_function(format!("std-mpsc/{threads}"), |bencher| {
         bencher.iter_custom(|iterations| {
-            fan_in(threads, iterations * ITEMS, &received, || {
+            fan_in(threads, iterations * items(threads), &received, || {
                 let sender = sender.clone();
                 move |item| sender.send(item).expect("the consumer is there")
             })
@@ -126,7 +129,7 @@ fn crossbeam(group: &mut Group<'_>, threads: u64) {
     });
     group.bench_function(format!("crossbeam-channel/{threads}"), |bencher| {
         bencher.iter_custom(|iterations| {
-            fan_in(threads, iterations * ITEMS, &received, || {
+            fan_in(threads, iterations * items(threads), &received, || {
                 |item| sender.send(item).expect("the consumer is there")
             })
         });
@@ -145,7 +148,7 @@ fn flume(group: &mut Group<'_>, threads: u64) {
     });
     group.bench_function(format!("flume/{threads}"), |bencher| {
         bencher.iter_custom(|iterations| {
-            fan_in(threads, iterations * ITEMS, &received, || {
+            fan_in(threads, iterations * items(threads), &received, || {
                 |item| sender.send(item).expect("the consumer is there")
             })
         });
@@ -157,15 +160,15 @@ fn flume(group: &mut Group<'_>, threads: u64) {
 /// The batcher that everybody writes first: whoever fills the vector processes it.
 fn mutex_vec(group: &mut Group<'_>, threads: u64) {
     let received = AtomicU64::new(0);
-    let items = Mutex::new(Vec::with_capacity(BATCH));
+    let vector = Mutex::new(Vec::with_capacity(BATCH));
     group.bench_function(format!("mutex-vec/{threads}"), |bencher| {
         bencher.iter_custom(|iterations| {
-            let share = iterations * ITEMS / threads;
-            fan_in(threads, iterations * ITEMS, &received, || {
-                let (items, received) = (&items, &received);
+            let share = iterations * items(threads) / threads;
+            fan_in(threads, iterations * items(threads), &received, || {
+                let (vector, received) = (&vector, &received);
                 let (mut sum, mut left) = (0, share);
                 move |item| {
-                    let mut items = items.lock().expect("nobody panics");
+                    let mut items = vector.lock().expect("nobody panics");
                     items.push(item);
                     left -= 1;
                     // A thread's last item flushes: nobody else would.
@@ -219,8 +222,8 @@ fn encode(group: &mut Group<'_>) {
 fn benches(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("batch");
     group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
-    group.throughput(Throughput::Elements(ITEMS));
     for threads in [1, 16, 1_000] {
+        group.throughput(Throughput::Elements(items(threads)));
         lanes(&mut group, threads);
         shared(&mut group, threads);
         mpsc_bounded(&mut group, threads);
