@@ -230,7 +230,7 @@ fn a_full_lane_ends_a_linger_that_no_batch_would() {
 #[test]
 fn close_against_pushes_accounts_for_every_item() {
     in_time(|| {
-        for round in 0..100 {
+        for round in 0..if cfg!(miri) { 10 } else { 100 } {
             let (batcher, received) = collecting(Batcher::builder().batch(16).lane(16));
             let start = Barrier::new(5);
             let counts: Vec<usize> = thread::scope(|scope| {
