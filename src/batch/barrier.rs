@@ -20,6 +20,11 @@ pub(crate) fn light() {
     }
 }
 
+/// Whether [`light`] is free. Settled by [`init`], for good.
+pub(crate) fn is_asymmetric() -> bool {
+    imp::asymmetric()
+}
+
 /// The side of the few: a system call of a microsecond or so. Before it sleeps, once for all that it arms.
 pub(crate) fn heavy() {
     fence(Ordering::SeqCst);
@@ -38,7 +43,7 @@ mod imp {
     use std::time::Duration;
 
     static INIT: Once = Once::new();
-    /// Set at most once, before any batcher exists; reset only when the kernel takes its promise back.
+    /// Set once, before anything relies on it.
     static ASYMMETRIC: AtomicBool = AtomicBool::new(false);
 
     #[inline(always)]
@@ -58,10 +63,9 @@ mod imp {
         if !asymmetric() || membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED) {
             return;
         }
-        // A seccomp filter installed since then forbids the call. From now on the light side is a full fence;
-        // for a light side already under way, time does it: its store leaves the store buffer within
-        // nanoseconds, and if it was descheduled in between, the context switch was the barrier.
-        ASYMMETRIC.store(false, Ordering::SeqCst);
+        // A seccomp filter installed since `init` forbids the call. Then time does it: a store leaves its
+        // processor's store buffer within nanoseconds, and for a thread descheduled between its store and its
+        // load, the context switch was the barrier.
         std::thread::sleep(Duration::from_millis(1));
     }
 

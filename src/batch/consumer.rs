@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use super::barrier;
 use super::error::{Abandoned, Cause};
 use super::gate::{FAILED, STOPPED};
-use super::lane::{Reader, Run};
+use super::lane::Reader;
+use super::run::Run;
 use super::shared::Shared;
 use super::sync::Arc;
 
 /// How long to leave the lanes alone after a small batch. About as many items come in that time as make up for
 /// the cache lines that a look takes.
-const PACE: Duration = Duration::from_micros(2);
+const PACE: Duration = Duration::from_micros(4);
 /// How long to look again before sleeping: what the wake-up of a thread costs, so that neither a short pause nor
 /// a long one costs more than twice what it must.
 const PATIENCE: Duration = Duration::from_micros(25);

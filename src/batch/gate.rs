@@ -4,10 +4,12 @@
 //! producer writes its item, passes the light barrier and looks at the flag. Whatever the order, one of them
 //! sees the other. Whoever clears the flag sends the wake: one per sleep.
 
+use std::sync::atomic::compiler_fence;
 use std::time::Instant;
 
 use crossbeam_utils::CachePadded;
 
+use super::barrier;
 use super::sync::{AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering, Thread, current, park, park_timeout};
 
 /// The consumer sleeps, or is about to.
@@ -18,6 +20,8 @@ pub(crate) const LINGERING: u32 = 1 << 1;
 pub(crate) const STOPPED: u32 = 1 << 2;
 /// The consumer gave up; what was accepted goes back to the application.
 pub(crate) const FAILED: u32 = 1 << 3;
+/// Set from the start where the light barrier is a fence: so that where it is not, a push need not even ask.
+const FENCED: u32 = 1 << 4;
 
 /// Called when a push wakes the consumer.
 pub(crate) type Notify = std::sync::Arc<dyn Fn() + Send + Sync>;
@@ -34,8 +38,9 @@ pub(crate) struct Gate {
 
 impl Gate {
     pub(crate) fn new(notify: Option<Notify>) -> Self {
+        let always = if barrier::is_asymmetric() { 0 } else { FENCED };
         Self {
-            state: CachePadded::new(AtomicU32::new(0)),
+            state: CachePadded::new(AtomicU32::new(always)),
             wake_at: AtomicUsize::new(0),
             wakes: AtomicU64::new(0),
             sleeper: Mutex::new(None),
@@ -46,6 +51,20 @@ impl Gate {
     #[inline(always)]
     pub(crate) fn state(&self) -> u32 {
         self.state.load(Ordering::Relaxed)
+    }
+
+    /// After an item was written: whether there is more to do, see `state_after_write`. All that a push costs while
+    /// the consumer is awake.
+    #[inline(always)]
+    pub(crate) fn wants_attention(&self) -> bool {
+        compiler_fence(Ordering::SeqCst); // what the light barrier is, if `FENCED` is not set
+        self.state() != 0
+    }
+
+    /// The state, as the light barrier between the write and this has it.
+    pub(crate) fn state_after_write(&self) -> u32 {
+        barrier::light();
+        self.synced_state()
     }
 
     /// As `state`, and what was done before a bit was set is visible.

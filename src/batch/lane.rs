@@ -7,12 +7,12 @@
 #![allow(unsafe_code)] // hand-over of uninitialised slots between two threads
 
 use std::cell::UnsafeCell;
-use std::marker::PhantomData;
 use std::mem::{self, MaybeUninit};
 use std::ptr::{self, NonNull};
 
 use crossbeam_utils::CachePadded;
 
+use super::run::Run;
 use super::sync::{Arc, AtomicBool, AtomicPtr, AtomicUsize, Mutex, Ordering};
 use super::wait::WaitList;
 
@@ -295,7 +295,9 @@ impl<T> Reader<T> {
                     self.ring().track(self.head, length);
                     // The guard frees the slots when `f` is done with them, also when it panics.
                     let _taken = Taken { reader: self, length };
-                    f(Run { first, length, _items: PhantomData });
+                    // SAFETY: written and published by the writer, which does not touch these slots until the
+                    // guard frees them, after `f`; `head` passes each item once.
+                    f(unsafe { Run::new(first, length) });
                 }
                 None => self.advance(),
             }
@@ -335,68 +337,108 @@ impl<T> Drop for Taken<'_, T> {
     }
 }
 
-/// Items of one producer that lie side by side, on their way to the consumer.
-///
-/// Take them one by one (it is an iterator), look at them where they lie with [`as_slice`](Run::as_slice), or
-/// move them all with [`append_to`](Run::append_to). What is not taken is dropped with the run.
-pub struct Run<'a, T> {
-    first: NonNull<T>,
-    length: usize,
-    _items: PhantomData<&'a mut [T]>,
-}
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::rc::Rc;
 
-impl<T> Run<'_, T> {
-    /// The items not yet taken. The fastest way to encode items that are plain values.
-    #[must_use]
-    #[inline]
-    pub fn as_slice(&self) -> &[T] {
-        // SAFETY: a run owns `length` initialised items from `first` on, for as long as it is borrowed.
-        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.length) }
+    fn take<T>(reader: &mut Reader<T>, max: usize) -> Vec<T> {
+        let mut items = Vec::new();
+        reader.drain_runs(max, &mut |run| run.append_to(&mut items));
+        items
     }
 
-    /// Moves all items to the end of `items`, by one copy of memory.
-    #[inline]
-    pub fn append_to(mut self, items: &mut Vec<T>) {
-        items.reserve(self.length);
-        let count = mem::take(&mut self.length);
-        let end = items.spare_capacity_mut().as_mut_ptr().cast::<T>();
-        // SAFETY: `reserve` made room for `count` items, and a run never lies inside a vector.
-        unsafe { ptr::copy_nonoverlapping(self.first.as_ptr(), end, count) };
-        // SAFETY: the items are initialised now, and the run, now of length zero, gave them up.
-        unsafe { items.set_len(items.len() + count) };
-    }
-}
-
-impl<T> Iterator for Run<'_, T> {
-    type Item = T;
-
-    #[inline]
-    fn next(&mut self) -> Option<T> {
-        self.length = self.length.checked_sub(1)?;
-        let item = self.first;
-        // SAFETY: there was an item at `first`, so one past it is at most the end of the slots.
-        self.first = unsafe { item.add(1) };
-        // SAFETY: initialised, owned by this run, and from here on outside of it.
-        Some(unsafe { item.read() })
+    #[test]
+    fn holds_its_capacity_and_not_more() {
+        for capacity in [1, 2, 64, 128, 1024] {
+            let (mut writer, mut reader) = lane(capacity);
+            for round in 0..3 {
+                let written = (0..).take_while(|item| writer.try_write(*item).is_ok()).count();
+                assert_eq!(written, capacity, "round {round}");
+                assert_eq!(take(&mut reader, usize::MAX), (0..capacity).collect::<Vec<_>>());
+            }
+        }
     }
 
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.length, Some(self.length))
+    #[test]
+    fn keeps_order_across_growth_and_wrap_around() {
+        let (mut writer, mut reader) = lane(1024);
+        let (mut written, mut taken) = (0, Vec::new());
+        for step in 1..200 {
+            for _ in 0..step * 7 % 300 {
+                if writer.try_write(written).is_ok() {
+                    written += 1;
+                }
+            }
+            taken.append(&mut take(&mut reader, step * 5 % 210));
+        }
+        taken.append(&mut take(&mut reader, usize::MAX));
+        assert!(written > 10_000);
+        assert_eq!(taken, (0..written).collect::<Vec<_>>());
     }
-}
 
-impl<T> ExactSizeIterator for Run<'_, T> {}
-
-impl<T> std::fmt::Debug for Run<'_, T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Run").field("items", &self.length).finish()
+    #[test]
+    fn drops_what_nobody_took() {
+        let item = Rc::new(());
+        let (mut writer, mut reader) = lane(512);
+        for _ in 0..400 {
+            writer.try_write(Rc::clone(&item)).unwrap();
+        }
+        assert_eq!(take(&mut reader, 70).len(), 70); // into the second ring
+        assert_eq!(Rc::strong_count(&item), 331);
+        drop((writer, reader));
+        assert_eq!(Rc::strong_count(&item), 1);
     }
-}
 
-impl<T> Drop for Run<'_, T> {
-    fn drop(&mut self) {
-        let rest = ptr::slice_from_raw_parts_mut(self.first.as_ptr(), self.length);
-        // SAFETY: a run owns its items; those taken are no longer within it.
-        unsafe { rest.drop_in_place() };
+    #[test]
+    fn a_run_drops_the_rest_of_its_items() {
+        let item = Rc::new(());
+        let (mut writer, mut reader) = lane(8);
+        for _ in 0..8 {
+            writer.try_write(Rc::clone(&item)).unwrap();
+        }
+        reader.drain_runs(8, &mut |mut run| {
+            assert_eq!((run.len(), run.as_slice().len()), (8, 8));
+            run.next();
+            assert_eq!(run.as_slice().len(), 7);
+        });
+        assert_eq!(Rc::strong_count(&item), 1);
+    }
+
+    #[test]
+    fn a_panic_while_taking_neither_repeats_nor_leaks_items() {
+        let item = Rc::new(());
+        let (mut writer, mut reader) = lane(8);
+        for _ in 0..8 {
+            writer.try_write(Rc::clone(&item)).unwrap();
+        }
+        let taking = AssertUnwindSafe(|| reader.drain_runs(5, &mut |_| panic!("on purpose")));
+        assert!(catch_unwind(taking).is_err());
+        assert_eq!((reader.pending(), Rc::strong_count(&item)), (3, 4));
+        assert_eq!(take(&mut reader, 8).len(), 3);
+    }
+
+    #[test]
+    fn an_item_behind_the_seal_is_taken_back() {
+        let (mut writer, mut reader) = lane(128);
+        for item in 0..64 {
+            writer.try_write(item).unwrap();
+        }
+        assert_eq!(writer.revoke(), None, "no seal yet");
+        reader.seal();
+        assert_eq!(writer.revoke(), None, "in front of the seal");
+        writer.try_write(64).unwrap(); // in a new ring
+        assert_eq!(writer.revoke(), Some(64));
+        assert_eq!(take(&mut reader, usize::MAX), (0..64).collect::<Vec<_>>());
+        assert!(reader.is_exhausted());
+    }
+
+    #[test]
+    fn items_without_size_are_counted() {
+        let (mut writer, mut reader) = lane(4);
+        assert_eq!((0..9).filter(|_| writer.try_write(()).is_ok()).count(), 4);
+        assert_eq!(take(&mut reader, 3).len(), 3);
+        assert_eq!(reader.pending(), 1);
     }
 }

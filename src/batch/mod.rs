@@ -76,6 +76,7 @@ mod lane;
 mod outcome;
 mod producer;
 mod push;
+mod run;
 mod shards;
 mod shared;
 mod spin;
@@ -91,10 +92,10 @@ pub use builder::BatcherBuilder;
 pub use consumer::Consumer;
 pub use error::{CloseError, PushError};
 pub use handle::Batcher;
-pub use lane::Run;
 pub use outcome::Outcome;
 pub use producer::Producer;
 pub use push::PushAsync;
+pub use run::Run;
 pub use stats::Stats;
 
 /// The barrier between [`Consumer::prepare_sleep`] and [`Consumer::is_ready`]: one for all the consumers of an

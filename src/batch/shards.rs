@@ -20,8 +20,10 @@ const MAX_SHARDS: usize = 64;
 
 pub(crate) struct Shards<T> {
     /// A power of two of them. The lane is made by the first push that comes there.
-    shards: Box<[CachePadded<SpinLock<Option<Writer<T>>>>]>,
+    shards: Box<[CachePadded<Shard<T>>]>,
 }
+
+type Shard<T> = SpinLock<Option<Writer<T>>>;
 
 impl<T> Shards<T> {
     pub(crate) fn new() -> Self {
@@ -44,7 +46,7 @@ impl<T> Shards<T> {
     }
 
     #[inline(always)]
-    fn shard(&self, shard: usize) -> &SpinLock<Option<Writer<T>>> {
+    fn shard(&self, shard: usize) -> &Shard<T> {
         &self.shards[shard & (self.shards.len() - 1)]
     }
 }

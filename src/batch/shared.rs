@@ -66,14 +66,13 @@ impl<T> Shared<T> {
             return Err(self.refuse(item));
         }
         writer.try_write(item).map_err(PushError::Full)?;
-        barrier::light();
-        if self.gate.state() != 0 { self.attend(writer) } else { Ok(()) }
+        if self.gate.wants_attention() { self.attend(writer) } else { Ok(()) }
     }
 
-    /// After a write that met a consumer asleep or a batcher just stopped.
+    /// After a write that met a consumer asleep or a batcher just stopped; or any, where the barrier is a fence.
     #[cold]
     fn attend(&self, writer: &mut Writer<T>) -> Result<(), PushError<T>> {
-        let state = self.gate.synced_state();
+        let state = self.gate.state_after_write();
         if state & STOPPED != 0
             && let Some(item) = writer.revoke()
         {
