@@ -146,7 +146,8 @@ mod tests {
         assert_eq!(metrics.sends, 10);
         let text = metrics.to_prometheus();
         assert_eq!(text.matches("\ntrochus_sends_total 10\n").count(), 1);
-        metrics
-            .each(|name, ..| assert_eq!(text.matches(&format!("# TYPE trochus_{name}_total ")).count(), 1));
+        metrics.each(|name, _, _, _| {
+            assert_eq!(text.matches(&format!("# TYPE trochus_{name}_total ")).count(), 1);
+        });
     }
 }
