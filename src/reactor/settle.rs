@@ -63,7 +63,9 @@ impl Reactor {
 
     fn settle_phase(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
-        let input_ended = link.reading == Reading::Ended;
+        // Whoever still reads is told of the end first.
+        let end_told = !link.end_owed || link.phase != Phase::Open;
+        let input_ended = link.reading == Reading::Ended && end_told;
         let output_ended = link.phase >= Phase::Open && link.phase < Phase::Dead && link.end_output();
         let deadline = match link.phase {
             Phase::Open | Phase::Flushing | Phase::Lingering if output_ended && input_ended => {
