@@ -156,6 +156,8 @@ impl Link {
             let handle = Handle::new(self.id, mailbox.clone(), self.options.limits.outbox);
             if self.phase > Phase::Open {
                 handle.remote().close();
+            } else if self.write_ends {
+                handle.remote().end_output();
             }
             handle
         });
@@ -166,6 +168,9 @@ impl Link {
         if self.phase == Phase::Open {
             self.take_over_outbox();
             self.write_ends = true;
+            if let Some(handle) = &self.remote {
+                handle.remote().end_output();
+            }
         }
     }
 
