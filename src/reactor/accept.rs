@@ -189,6 +189,8 @@ impl Reactor {
     }
 
     pub(super) fn opened(&mut self, id: Id) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        link.opened = true;
         self.shared.counters.connections_opened.add(1);
         self.call(id, |handler, io| handler.on_open(io));
         if self.drain_deadline.is_some() {

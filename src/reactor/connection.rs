@@ -61,6 +61,8 @@ pub(super) struct Link {
     pub(super) sending: usize,
     pub(super) send_cancelled: bool,
     pub(super) connecting: bool,
+    /// It was established, and counted as that.
+    pub(super) opened: bool,
     pub(super) connect_cancelled: bool,
     pub(super) inbox: Inbox,
     /// What the handler said it needs; see [`Io::expect`](super::Io::expect).
@@ -110,6 +112,7 @@ impl Link {
             sending: 0,
             send_cancelled: false,
             connecting: false,
+            opened: false,
             connect_cancelled: false,
             inbox: Inbox::default(),
             wanted: 0,

@@ -114,7 +114,8 @@ impl Reactor {
             return;
         }
         if let Some(reason) = link.reason.take() {
-            self.count_end(&reason);
+            let opened = link.opened;
+            self.count_end(&reason, opened);
             self.tell_closed(id, reason);
         }
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
@@ -133,9 +134,9 @@ impl Reactor {
         }
     }
 
-    fn count_end(&mut self, reason: &CloseReason) {
+    fn count_end(&mut self, reason: &CloseReason, opened: bool) {
         let counters = &self.shared.counters;
-        if let CloseReason::ConnectFailed(_) = reason {
+        if !opened {
             counters.connects_failed.add(1);
             return;
         }
