@@ -88,6 +88,8 @@ pub struct Reactor {
     /// Something was handed to the driver that the kernel does not know of yet.
     unsubmitted: bool,
     drain_deadline: Option<Instant>,
+    /// What had not finished by then has been cut off.
+    drain_cut: bool,
     // Kept for their capacity.
     completions: Vec<Completion>,
     commands: Vec<Command>,
@@ -155,7 +157,8 @@ impl Reactor {
     /// Submits, and waits unless there is something to do. One entry into the kernel, two before a sleep.
     fn wait(&mut self, timeout: Option<Duration>) -> Result<()> {
         let until_timer = self.timers.next().map(|next| next.saturating_duration_since(Instant::now()));
-        let timeout = [timeout, until_timer].into_iter().flatten().min();
+        let until_cut = self.next_cut().map(|cut| cut.saturating_duration_since(Instant::now()));
+        let timeout = [timeout, until_timer, until_cut].into_iter().flatten().min();
         if timeout == Some(Duration::ZERO) || self.has_ready_work() || self.unsubmitted {
             self.enter(Some(Duration::ZERO))?;
             if timeout == Some(Duration::ZERO) || self.has_ready_work() {
