@@ -212,6 +212,7 @@ impl Reactor {
     fn has_ready_work(&self) -> bool {
         !self.completions.is_empty()
             || !self.dirty.is_empty()
+            || !self.shared.deferred.is_empty()
             || (!self.starved.is_empty() && self.driver.free_buffers() > 0)
     }
 
