@@ -147,7 +147,7 @@ mod tests {
         let text = metrics.to_prometheus();
         assert_eq!(text.matches("\ntrochus_sends_total 10\n").count(), 1);
         metrics.each(|name, _, _, _| {
-            assert_eq!(text.matches(&format!("# TYPE trochus_{name}_total ")).count(), 1)
+            assert_eq!(text.matches(&format!("# TYPE trochus_{name}_total ")).count(), 1);
         });
     }
 }

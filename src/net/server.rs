@@ -6,7 +6,6 @@ use crate::reactor::{
     Address, Bound, Handler, ListenOptions, ListenerId, ReactorHandle, Seats, Share, ToAddresses, bind,
 };
 use std::fmt;
-use std::rc::Rc;
 use std::sync::Arc;
 
 /// A listening server. Dropping it changes nothing: it serves until it is closed or its runtime stops.
@@ -119,8 +118,8 @@ impl Runtime {
                 let (accept, stream) = (accept.clone(), stream.clone());
                 // A reactor that has stopped drops the connection, as it has all of its own.
                 let _ = reactors[turn].run(move |reactor| {
-                    let handler = Box::new(accept(&peer));
-                    reactor.adopt(socket, peer, Rc::new(stream), handler, seat);
+                    let make = |peer: &Address| -> Box<dyn Handler> { Box::new(accept(peer)) };
+                    reactor.adopt_from_elsewhere(socket, peer, stream, make, seat);
                 });
             })
         })??;

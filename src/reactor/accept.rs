@@ -1,6 +1,5 @@
 //! Servers: listening sockets and the connections that come from them.
 
-use super::Reactor;
 use super::address::{Address, ToAddresses};
 use super::connection::{Connection, Link, Phase};
 use super::handler::Handler;
@@ -8,6 +7,7 @@ use super::listener::{Bound, Destination, Listener, Seat, Seats, bind};
 use super::options::{ListenOptions, StreamOptions};
 use super::table::Id;
 use super::timers::Due;
+use super::{Reactor, Shared};
 use crate::config::ACCEPT_BACKOFF;
 use crate::driver::{self, Kind, Op};
 use crate::error::{Error, Result};
@@ -149,28 +149,37 @@ impl Reactor {
         let peer = Address::from_sock_addr(&peer);
         match &mut listener.destination {
             Destination::Elsewhere(share_out) => share_out(socket, peer, seat),
-            Destination::Here(make) => match catch_unwind(AssertUnwindSafe(|| make(&peer))) {
-                Ok(handler) => {
-                    let stream = listener.stream.clone();
-                    self.adopt(socket, peer, stream, handler, seat);
-                }
-                Err(_) => {
-                    self.shared.counters.handler_panics.add(1);
-                    crate::log::handler_panicked(&peer);
-                }
-            },
+            Destination::Here(make) => {
+                let handler = make_handler(&self.shared, &peer, make);
+                let stream = listener.stream.clone();
+                self.adopt(socket, peer, stream, handler, seat);
+            }
         }
     }
 
-    /// Takes in a connection that was accepted, here or on another reactor.
-    pub(crate) fn adopt(
+    /// Takes in a connection that another reactor accepted.
+    pub(crate) fn adopt_from_elsewhere(
+        &mut self,
+        socket: Socket,
+        peer: Address,
+        options: StreamOptions,
+        make: impl FnOnce(&Address) -> Box<dyn Handler>,
+        seat: Seat,
+    ) {
+        let handler = make_handler(&self.shared, &peer, make);
+        self.adopt(socket, peer, Rc::new(options), handler, seat);
+    }
+
+    /// Takes in a connection, unless it has no handler.
+    fn adopt(
         &mut self,
         socket: Socket,
         peer: Address,
         options: Rc<StreamOptions>,
-        handler: Box<dyn Handler>,
+        handler: Option<Box<dyn Handler>>,
         seat: Seat,
     ) {
+        let Some(handler) = handler else { return };
         let socket = Rc::new(socket);
         // Fails when the peer has gone already, or when there is no memory for one more.
         let prepared = match peer {
@@ -189,6 +198,8 @@ impl Reactor {
     }
 
     pub(super) fn opened(&mut self, id: Id) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        link.opened = true;
         self.shared.counters.connections_opened.add(1);
         self.call(id, |handler, io| handler.on_open(io));
         if self.drain_deadline.is_some() {
@@ -235,6 +246,20 @@ impl Reactor {
             }
         }
     }
+}
+
+/// `None` if that panicked, which concerns nobody but this connection.
+fn make_handler(
+    shared: &Shared,
+    peer: &Address,
+    make: impl FnOnce(&Address) -> Box<dyn Handler>,
+) -> Option<Box<dyn Handler>> {
+    let handler = catch_unwind(AssertUnwindSafe(|| make(peer)));
+    if handler.is_err() {
+        shared.counters.handler_panics.add(1);
+        crate::log::handler_panicked(peer);
+    }
+    handler.ok()
 }
 
 /// A connection that was gone before it was accepted, or an interruption: the next one may be fine.

@@ -92,6 +92,7 @@ impl ReactorBuilder {
             busy: Busy::new(self.busy_poll),
             unsubmitted: false,
             drain_deadline: None,
+            drain_cut: false,
             completions: Vec::new(),
             commands: Vec::new(),
         }

@@ -10,6 +10,7 @@ use super::timers::Due;
 use crate::driver::{Kind, Op};
 use socket2::{SockAddr, Socket, Type};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 impl Reactor {
@@ -21,7 +22,11 @@ impl Reactor {
             Ok((socket, target)) => self.begin_connect(socket, address, target, options, handler),
             Err(error) => {
                 self.shared.counters.connects_failed.add(1);
-                handler.on_close(&CloseReason::ConnectFailed(error));
+                let reason = CloseReason::ConnectFailed(error);
+                if catch_unwind(AssertUnwindSafe(|| handler.on_close(&reason))).is_err() {
+                    self.shared.counters.handler_panics.add(1);
+                    crate::log::handler_panicked(address);
+                }
             }
         }
     }

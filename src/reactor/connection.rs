@@ -60,6 +60,8 @@ pub(super) struct Link {
     pub(super) sending: usize,
     pub(super) send_cancelled: bool,
     pub(super) connecting: bool,
+    /// It was established, and counted as that.
+    pub(super) opened: bool,
     pub(super) connect_cancelled: bool,
     pub(super) inbox: Inbox,
     /// What the handler said it needs; see [`Io::expect`](super::Io::expect).
@@ -111,6 +113,7 @@ impl Link {
             sending: 0,
             send_cancelled: false,
             connecting: false,
+            opened: false,
             connect_cancelled: false,
             inbox: Inbox::default(),
             wanted: 0,
@@ -158,6 +161,8 @@ impl Link {
             let handle = Handle::new(self.id, mailbox.clone(), self.options.limits.outbox);
             if self.phase > Phase::Open {
                 handle.remote().close();
+            } else if self.write_ends {
+                handle.remote().end_output();
             }
             handle
         });
@@ -168,6 +173,9 @@ impl Link {
         if self.phase == Phase::Open {
             self.take_over_outbox();
             self.write_ends = true;
+            if let Some(handle) = &self.remote {
+                handle.remote().end_output();
+            }
         }
     }
 

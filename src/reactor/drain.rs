@@ -55,12 +55,15 @@ impl Reactor {
                 // The driver leaks what the kernel has not given back.
                 break;
             }
-            let until_deadline =
-                self.drain_deadline.map(|deadline| deadline.saturating_duration_since(self.driver.now()));
-            self.step(until_deadline.filter(|time| !time.is_zero()).or(left))?;
+            self.step(left)?;
         }
         self.shared.mailbox.close();
         Ok(())
+    }
+
+    /// When the drain's deadline has to be looked at, if it still has.
+    pub(super) fn next_cut(&self) -> Option<Instant> {
+        self.drain_deadline.filter(|_| !self.drain_cut && !self.connections.is_empty())
     }
 
     /// Cuts off what has not finished by the drain's deadline.
@@ -68,6 +71,7 @@ impl Reactor {
         if self.drain_deadline.is_none_or(|deadline| self.shared.now < deadline) {
             return;
         }
+        self.drain_cut = true;
         for id in self.connections.ids() {
             if let Some(Connection { link, .. }) = self.connections.get_mut(id)
                 && link.phase < Phase::Dead

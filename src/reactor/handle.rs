@@ -26,6 +26,8 @@ struct Outbox {
     /// The reactor was told and has not looked yet.
     announced: bool,
     notified: bool,
+    /// The output has ended, so that nothing more is accepted.
+    ended: bool,
     closed: bool,
 }
 
@@ -33,7 +35,7 @@ struct Outbox {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HandleError {
-    /// The connection has ended or is being closed.
+    /// The connection has ended or is being closed; for a write, it is enough that its output has ended.
     Closed,
     /// So much is waiting already that the outbox's limit, in bytes, would be exceeded.
     Full {
@@ -44,8 +46,14 @@ pub enum HandleError {
 
 impl Handle {
     pub(super) fn new(id: Id, mailbox: Arc<Mailbox>, limit: usize) -> Self {
-        let outbox =
-            Outbox { payload: Payload::default(), limit, announced: false, notified: false, closed: false };
+        let outbox = Outbox {
+            payload: Payload::default(),
+            limit,
+            announced: false,
+            notified: false,
+            ended: false,
+            closed: false,
+        };
         Handle(Arc::new(Remote { id, mailbox, outbox: Mutex::new(outbox), room: Condvar::new() }))
     }
 
@@ -114,13 +122,13 @@ impl Remote {
     fn put(&self, len: usize, wait: bool, append: impl FnOnce(&mut Payload)) -> Result<(), HandleError> {
         let mut outbox = self.outbox.lock();
         // A write that is larger than the limit is let through alone, or it could never be.
-        while !outbox.closed && !outbox.payload.is_empty() && outbox.payload.len() + len > outbox.limit {
+        while !outbox.ended && !outbox.payload.is_empty() && outbox.payload.len() + len > outbox.limit {
             if !wait {
                 return Err(HandleError::Full { limit: outbox.limit });
             }
             self.room.wait(&mut outbox);
         }
-        if outbox.closed {
+        if outbox.ended {
             return Err(HandleError::Closed);
         }
         append(&mut outbox.payload);
@@ -153,10 +161,16 @@ impl Remote {
         !self.outbox.lock().payload.is_empty()
     }
 
+    /// Refuses output from now on; those who wait are told.
+    pub(super) fn end_output(&self) {
+        self.outbox.lock().ended = true;
+        self.room.notify_all();
+    }
+
     /// Refuses everything from now on; those who wait are told.
     pub(super) fn close(&self) {
         let mut outbox = self.outbox.lock();
-        outbox.closed = true;
+        (outbox.ended, outbox.closed) = (true, true);
         outbox.payload = Payload::default();
         self.room.notify_all();
     }
@@ -171,7 +185,7 @@ impl fmt::Debug for Handle {
 impl fmt::Display for HandleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            HandleError::Closed => f.write_str("the connection has ended"),
+            HandleError::Closed => f.write_str("the connection or its output has ended"),
             HandleError::Full { limit } => {
                 write!(
                     f,

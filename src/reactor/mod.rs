@@ -97,6 +97,8 @@ pub struct Reactor {
     /// Something was handed to the driver that the kernel does not know of yet.
     unsubmitted: bool,
     drain_deadline: Option<Instant>,
+    /// What had not finished by then has been cut off.
+    drain_cut: bool,
     // Kept for their capacity.
     completions: Vec<Completion>,
     commands: Vec<Command>,
@@ -172,8 +174,10 @@ impl Reactor {
 
     /// Submits, and waits unless there is something to do. One entry into the kernel, two before a sleep.
     fn wait(&mut self, timeout: Option<Duration>) -> Result<()> {
-        let until_timer = self.timers.next().map(|next| next.saturating_duration_since(self.driver.now()));
-        let timeout = [timeout, until_timer].into_iter().flatten().min();
+        let now = self.driver.now();
+        let due = [self.timers.next(), self.next_cut()].into_iter().flatten().min();
+        let until_due = due.map(|due| due.saturating_duration_since(now));
+        let timeout = [timeout, until_due].into_iter().flatten().min();
         let at_once = timeout == Some(Duration::ZERO) || self.has_ready_work() || self.pollers.are_active();
         if at_once || self.unsubmitted {
             self.enter(Some(Duration::ZERO))?;
@@ -231,6 +235,7 @@ impl Reactor {
     fn has_ready_work(&self) -> bool {
         !self.completions.is_empty()
             || !self.dirty.is_empty()
+            || !self.shared.deferred.is_empty()
             || (!self.starved.is_empty() && self.driver.free_buffers() > 0)
     }
 

@@ -63,7 +63,9 @@ impl Reactor {
 
     fn settle_phase(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
-        let input_ended = link.reading == Reading::Ended;
+        // Whoever still reads is told of the end first.
+        let end_told = !link.end_owed || link.phase != Phase::Open;
+        let input_ended = link.reading == Reading::Ended && end_told;
         if link.ends_output_now() {
             self.driver.end_output(&link.socket);
         }
@@ -115,7 +117,8 @@ impl Reactor {
             return;
         }
         if let Some(reason) = link.reason.take() {
-            self.count_end(&reason);
+            let opened = link.opened;
+            self.count_end(&reason, opened);
             self.tell_closed(id, reason);
         }
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
@@ -134,9 +137,9 @@ impl Reactor {
         }
     }
 
-    fn count_end(&mut self, reason: &CloseReason) {
+    fn count_end(&mut self, reason: &CloseReason, opened: bool) {
         let counters = &self.shared.counters;
-        if let CloseReason::ConnectFailed(_) = reason {
+        if !opened {
             counters.connects_failed.add(1);
             return;
         }
