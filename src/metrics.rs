@@ -65,7 +65,7 @@ metrics! {
     connects_failed: "counter", " Connection attempts that came to nothing.";
     connections_reset: "counter", " Connections that ended with a socket's error.";
     connections_over_limit: "counter", " Connections that were closed because they exceeded a limit.";
-    handler_panics: "counter", " Connections that were closed because their handler panicked.";
+    handler_panics: "counter", " Panics in handlers, each of which closed its connection, and in actions handed to a reactor.";
     accept_backoffs: "counter", " Times that a listener rested because the process had run out of descriptors.";
     received_bytes: "counter", " Bytes that arrived.";
     receives: "counter", " Receives that brought them.";
@@ -146,7 +146,8 @@ mod tests {
         assert_eq!(metrics.sends, 10);
         let text = metrics.to_prometheus();
         assert_eq!(text.matches("\ntrochus_sends_total 10\n").count(), 1);
-        metrics
-            .each(|name, ..| assert_eq!(text.matches(&format!("# TYPE trochus_{name}_total ")).count(), 1));
+        metrics.each(|name, _, _, _| {
+            assert_eq!(text.matches(&format!("# TYPE trochus_{name}_total ")).count(), 1)
+        });
     }
 }

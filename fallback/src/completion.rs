@@ -26,8 +26,8 @@ pub enum Event<P> {
     Accepted(io::Result<Socket>),
     /// A connection was established, or failed.
     Connected(io::Result<()>),
-    /// Bytes arrived, or the stream ended. `ENOBUFS`: every buffer of the pool is on loan; arm again when some were
-    /// released.
+    /// Bytes arrived, or the stream ended. `ENOBUFS`: every buffer of the pool is on loan; arm again when
+    /// some were released.
     Received(io::Result<Received>),
     /// A send ended; the payload comes back. Fewer bytes than the payload holds: an error (or a
     /// cancellation) struck after these; sending the rest shows which.

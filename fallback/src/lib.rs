@@ -1,8 +1,8 @@
 //! A proactor over readiness: submit operations, reap completions, on epoll and kqueue.
 //!
-//! A program written for completions (io_uring) needs a second way where there is no io_uring. This crate gives
-//! readiness the shape of completions: operations that stay armed, receives into a shared pool of buffers,
-//! sends that own their payload until they are done, cancellations that complete.
+//! A program written for completions (io_uring) needs a second way where there is no io_uring. This crate
+//! gives readiness the shape of completions: operations that stay armed, receives into a shared pool of
+//! buffers, sends that own their payload until they are done, cancellations that complete.
 //!
 //! An echo of one connection:
 //!
@@ -73,22 +73,25 @@
 //! # Map
 //!
 //! [`Proactor`] keeps a source per attached socket: its pending operations and its remembered readiness. A
-//! [`wait`](Proactor::wait) runs the sources that can do something, asks the selector (which sleeps only if nothing was
-//! done), and runs those that became ready. [`Settings`] bounds the work per source and turn. [`Completion`] and
-//! [`Event`] are what comes out, [`BufferId`] names a buffer of the pool, [`Payload`] is what a send owns, and a [`Waker`]
-//! ends a wait from another thread.
+//! [`wait`](Proactor::wait) runs the sources that can do something, asks the selector (which sleeps only if
+//! nothing was done), and runs those that became ready. [`Settings`] bounds the work per source and turn.
+//! [`Completion`] and [`Event`] are what comes out, [`BufferId`] names a buffer of the pool, [`Payload`] is
+//! what a send owns, and a [`Waker`] ends a wait from another thread.
 //!
 //! # Semantics
 //!
 //! - Submitting makes no system call on a socket and completes nothing; both happen in `wait`.
-//! - Every operation has one final completion, `more == false`. Accepts and receives may have others before it.
+//! - Every operation has one final completion, `more == false`. Accepts and receives may have others before
+//!   it.
 //! - A final completion leaves nothing behind: the payload is back, no buffer is held.
 //! - Tokens are opaque. Telling a late completion from a current one is the caller's part.
 //!
 //! # Non-goals
 //!
-//! Datagrams, files, timers, TLS, Windows, selectors that are not edge-triggered (`poll`, `select`), and more than
-//! one thread per proactor. Sockets are attached by the caller, who sets their options.
+//! Datagrams, files, timers, TLS, Windows, selectors that are not edge-triggered (`poll`, `select`), and more
+//! than one thread per proactor. Sockets are attached by the caller, who sets their options.
+
+#![forbid(unsafe_code)]
 
 #[cfg(not(unix))]
 compile_error!("trochus-fallback needs epoll or kqueue");
@@ -111,3 +114,8 @@ pub use waker::Waker;
 
 /// The sockets and addresses of this crate's interface.
 pub use socket2;
+
+/// Compiles and runs the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

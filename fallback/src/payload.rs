@@ -10,9 +10,9 @@ pub const MAX_SLICES: usize = 64;
 ///
 /// The bytes must not change in between, which is a matter of correct output, not of memory safety.
 pub trait Payload {
-    /// Puts the bytes that follow the first `skip` into `into`, in order, and returns how many slices it filled:
-    /// fewer than all are fine as long as it is at least one while bytes are left, and 0 when none are left. No
-    /// slice may be empty. [`fill`] does this for any sequence of parts.
+    /// Puts the bytes that follow the first `skip` into `into`, in order, and returns how many slices it
+    /// filled: fewer than all are fine as long as it is at least one while bytes are left, and 0 when none
+    /// are left. No slice may be empty. [`fill`] does this for any sequence of parts.
     fn slices<'a>(&'a self, skip: usize, into: &mut [IoSlice<'a>]) -> usize;
 }
 

@@ -21,8 +21,8 @@ impl BufferId {
     }
 }
 
-/// Fixed number of buffers of one size. The free list is a stack, so that the buffer handed out next is the one
-/// most likely to be in cache, and a lightly loaded pool touches few of its pages.
+/// Fixed number of buffers of one size. The free list is a stack, so that the buffer handed out next is the
+/// one most likely to be in cache, and a lightly loaded pool touches few of its pages.
 pub(crate) struct Pool {
     slab: Box<[u8]>,
     buffer_bytes: usize,

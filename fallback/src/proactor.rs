@@ -24,8 +24,8 @@ const WAKER: Token = Token(usize::MAX);
 /// Runs operations on non-blocking stream sockets and hands over their completions.
 ///
 /// Every operation is submitted with a token of the caller's, makes no system call before
-/// [`wait`](Proactor::wait), and has exactly one final completion (`more == false`) there. The proactor is not
-/// `Send`: it lives on one thread, and others reach it through its [`Waker`].
+/// [`wait`](Proactor::wait), and has exactly one final completion (`more == false`) there. The proactor is
+/// not `Send`: it lives on one thread, and others reach it through its [`Waker`].
 pub struct Proactor<P> {
     poll: Poll,
     events: Events,
@@ -54,8 +54,8 @@ impl<P: Payload> Proactor<P> {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` when a setting is 0 or the pool too large, naming it; what the system says when it refuses a
-    /// descriptor.
+    /// `InvalidInput` when a setting is 0 or the pool too large, naming it; what the system says when it
+    /// refuses a descriptor.
     pub fn new(settings: Settings) -> io::Result<Self> {
         settings.pool_bytes()?;
         let poll = Poll::new()?;
@@ -100,8 +100,8 @@ impl<P: Payload> Proactor<P> {
 
     /// Deregisters a socket and lets go of it; nothing when it is not attached.
     ///
-    /// No operation may be pending on it: cancel first, and wait for the final completions. An operation that is
-    /// pending nevertheless (a panic in debug builds) never completes, and its payload is dropped.
+    /// No operation may be pending on it: cancel first, and wait for the final completions. An operation that
+    /// is pending nevertheless (a panic in debug builds) never completes, and its payload is dropped.
     pub fn detach(&mut self, fd: RawFd) {
         let Some(source) = self.slot(fd).and_then(|slot| slot.source.take()) else { return };
         debug_assert_eq!(source.pending(), 0, "descriptor {fd} was detached with operations pending");
@@ -113,14 +113,15 @@ impl<P: Payload> Proactor<P> {
     /// Accepts connections until an error or a cancellation: one [`Event::Accepted`] each.
     ///
     /// At most one accept or receive is armed on a socket: another is a panic in debug builds, and otherwise
-    /// completes with `EBUSY`. On a descriptor that is not attached it completes with `EBADF`, as all operations do.
+    /// completes with `EBUSY`. On a descriptor that is not attached it completes with `EBADF`, as all
+    /// operations do.
     pub fn accept(&mut self, listener: RawFd, token: u64) {
         let outcome = self.source(listener).map(|source| source.accept(token));
         self.submitted(listener, token, outcome, |error| Event::Accepted(Err(error)));
     }
 
-    /// Connects to `address`. One [`Event::Connected`] when the connection is established or failed. Until then,
-    /// other operations on the socket wait.
+    /// Connects to `address`. One [`Event::Connected`] when the connection is established or failed. Until
+    /// then, other operations on the socket wait.
     pub fn connect(&mut self, socket: RawFd, address: &SockAddr, token: u64) {
         let outcome = self.source(socket).map(|source| source.connect(address, token));
         self.submitted(socket, token, outcome, |error| Event::Connected(Err(error)));
@@ -129,18 +130,18 @@ impl<P: Payload> Proactor<P> {
     /// Receives into buffers of the pool until the end of the stream, an error, a pool without a
     /// free buffer (`ENOBUFS`) or a cancellation: one [`Event::Received`] per buffer filled.
     ///
-    /// At most one accept or receive is armed on a socket, as for [`accept`](Proactor::accept). A socket on which no
-    /// receive is armed is not read: that is how to push back on a peer.
+    /// At most one accept or receive is armed on a socket, as for [`accept`](Proactor::accept). A socket on
+    /// which no receive is armed is not read: that is how to push back on a peer.
     pub fn receive(&mut self, socket: RawFd, token: u64) {
         let outcome = self.source(socket).map(|source| source.receive(token));
         self.submitted(socket, token, outcome, |error| Event::Received(Err(error)));
     }
 
-    /// Sends the whole payload, however many attempts that takes. One [`Event::Sent`] when all is sent, or when an
-    /// error ended it; it gives the payload back.
+    /// Sends the whole payload, however many attempts that takes. One [`Event::Sent`] when all is sent, or
+    /// when an error ended it; it gives the payload back.
     ///
-    /// At most one send is pending on a socket: another is a panic in debug builds, and otherwise completes with
-    /// `EBUSY`.
+    /// At most one send is pending on a socket: another is a panic in debug builds, and otherwise completes
+    /// with `EBUSY`.
     pub fn send(&mut self, socket: RawFd, payload: P, token: u64) {
         let (payload, number) = match self.source(socket) {
             Some(source) => match source.send(payload, token) {
@@ -157,9 +158,9 @@ impl<P: Payload> Proactor<P> {
         self.decide(token, Event::Sent(Err(io::Error::from_raw_os_error(number)), payload));
     }
 
-    /// Ends the operation with this token that is pending on the descriptor; nothing when there is none (any more).
-    /// Its final completion carries `ECANCELED`, or for a send that has made progress the count of bytes sent, and
-    /// arrives in the next [`wait`](Proactor::wait).
+    /// Ends the operation with this token that is pending on the descriptor; nothing when there is none (any
+    /// more). Its final completion carries `ECANCELED`, or for a send that has made progress the count of
+    /// bytes sent, and arrives in the next [`wait`](Proactor::wait).
     ///
     /// The kernel knows nothing of it: a connect goes on in the background until the socket is closed.
     pub fn cancel(&mut self, fd: RawFd, token: u64) {
@@ -169,20 +170,20 @@ impl<P: Payload> Proactor<P> {
         }
     }
 
-    /// Does what can be done, then waits for readiness and does what became possible. Completions go to `sink`, in
-    /// order per socket and direction.
+    /// Does what can be done, then waits for readiness and does what became possible. Completions go to
+    /// `sink`, in order per socket and direction.
     ///
-    /// Sleeps only when nothing completed and nothing is left to do, and then until there is readiness, a wake or the
-    /// timeout (`None`: for ever; fractions of a millisecond are rounded up on epoll). May return without any
-    /// completion: after the timeout, a wake, a signal, or readiness that led to nothing.
+    /// Sleeps only when nothing completed and nothing is left to do, and then until there is readiness, a
+    /// wake or the timeout (`None`: for ever; fractions of a millisecond are rounded up on epoll). May return
+    /// without any completion: after the timeout, a wake, a signal, or readiness that led to nothing.
     ///
-    /// `sink` should only collect: what it panics with is lost together with the completion, and the socket concerned may
-    /// miss its turn until its next event.
+    /// `sink` should only collect: what it panics with is lost together with the completion, and the socket
+    /// concerned may miss its turn until its next event.
     ///
     /// # Errors
     ///
-    /// What the system says when the selector fails, which only a closed or broken selector does. Interruption by
-    /// a signal is no error.
+    /// What the system says when the selector fails, which only a closed or broken selector does.
+    /// Interruption by a signal is no error.
     pub fn wait(
         &mut self,
         timeout: Option<Duration>,
@@ -207,8 +208,9 @@ impl<P: Payload> Proactor<P> {
         self.waker.clone()
     }
 
-    /// Whether the next [`wait`](Proactor::wait) has something to do before it sleeps. To be asked before an outer selector
-    /// that holds the proactor's descriptor goes to sleep, for the descriptor does not show it.
+    /// Whether the next [`wait`](Proactor::wait) has something to do before it sleeps. To be asked before an
+    /// outer selector that holds the proactor's descriptor goes to sleep, for the descriptor does not show
+    /// it.
     #[must_use]
     pub fn has_work(&self) -> bool {
         !self.queue.is_empty() || !self.decided.is_empty()
@@ -218,14 +220,16 @@ impl<P: Payload> Proactor<P> {
     ///
     /// # Panics
     ///
-    /// When the pool has no such buffer or the buffer fewer bytes; in debug builds also when it is not on loan.
+    /// When the pool has no such buffer or the buffer fewer bytes; in debug builds also when it is not on
+    /// loan.
     #[must_use]
     pub fn bytes(&self, buffer: BufferId, len: usize) -> &[u8] {
         debug_assert!(self.pool.is_lent(buffer), "{buffer:?} is not on loan");
         &self.pool.bytes(buffer)[..len]
     }
 
-    /// Gives a buffer back to the pool. A buffer that is not on loan is a panic in debug builds, and otherwise ignored.
+    /// Gives a buffer back to the pool. A buffer that is not on loan is a panic in debug builds, and
+    /// otherwise ignored.
     pub fn release(&mut self, buffer: BufferId) {
         let released = self.pool.release(buffer);
         debug_assert!(released, "{buffer:?} was released but is not on loan");
@@ -331,8 +335,8 @@ impl<P: Payload> Slot<P> {
     }
 }
 
-/// The selector's descriptor: readable when a wait would find readiness or a wake, so that an outer selector can hold
-/// the proactor. See [`Proactor::has_work`].
+/// The selector's descriptor: readable when a wait would find readiness or a wake, so that an outer selector
+/// can hold the proactor. See [`Proactor::has_work`].
 impl<P> AsRawFd for Proactor<P> {
     fn as_raw_fd(&self) -> RawFd {
         self.poll.as_raw_fd()

@@ -46,15 +46,15 @@ impl Settings {
         self
     }
 
-    /// How many buffers one source may fill in one [`wait`](crate::Proactor::wait), so that a greedy peer does
-    /// not starve the others. At least 1.
+    /// How many buffers one source may fill in one [`wait`](crate::Proactor::wait), so that a greedy peer
+    /// does not starve the others. At least 1.
     pub fn receives_per_turn(mut self, count: usize) -> Self {
         self.receives_per_turn = count;
         self
     }
 
-    /// How many send calls one source may make in one [`wait`](crate::Proactor::wait): a peer that drains as fast as we
-    /// send would otherwise keep the loop to itself for the length of its payload. At least 1.
+    /// How many send calls one source may make in one [`wait`](crate::Proactor::wait): a peer that drains as
+    /// fast as we send would otherwise keep the loop to itself for the length of its payload. At least 1.
     pub fn sends_per_turn(mut self, count: usize) -> Self {
         self.sends_per_turn = count;
         self

@@ -1,7 +1,8 @@
 //! One attached socket: what is pending on it, what is known about its readiness, and one turn of work.
 //!
-//! Edge-triggered selectors say once that something changed, so readiness is remembered here: a flag is set by an
-//! event (or optimistically, when nothing is known) and cleared only by proof that the socket would block.
+//! Edge-triggered selectors say once that something changed, so readiness is remembered here: a flag is set
+//! by an event (or optimistically, when nothing is known) and cleared only by proof that the socket would
+//! block.
 
 use crate::payload::MAX_SLICES;
 use crate::pool::Pool;
@@ -144,7 +145,8 @@ impl<P: Payload> Source<P> {
 
     /// Remembers what the selector said.
     pub(crate) fn note(&mut self, readiness: &Readiness) {
-        // An end or an error is not announced twice: read until it shows, not merely until a read falls short.
+        // An end or an error is not announced twice: read until it shows, not merely until a read falls
+        // short.
         let unusual = readiness.is_read_closed() || readiness.is_error() || readiness.is_priority();
         self.read_until_blocked |= unusual;
         self.readable |= readiness.is_readable() || unusual;

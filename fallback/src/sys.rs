@@ -27,13 +27,13 @@ pub(crate) fn prepare(socket: &Socket) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a read that returns less than it had room for proves that nothing was left to read, which saves the
-/// read that would say so.
+/// Whether a read that returns less than it had room for proves that nothing was left to read, which saves
+/// the read that would say so.
 ///
-/// True for TCP on epoll (epoll(7) says so for stream sockets), as long as no event has told of an end, an error or
-/// urgent data: what arrives after the read raises a new event, and what had arrived before the event
-/// was read or is named in it. Not true of Unix-domain sockets, where descriptors and credentials sent along
-/// split reads; not relied on elsewhere.
+/// True for TCP on epoll (epoll(7) says so for stream sockets), as long as no event has told of an end, an
+/// error or urgent data: what arrives after the read raises a new event, and what had arrived before the
+/// event was read or is named in it. Not true of Unix-domain sockets, where descriptors and credentials sent
+/// along split reads; not relied on elsewhere.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn short_read_drains(socket: &Socket) -> bool {
     matches!(socket.protocol(), Ok(Some(socket2::Protocol::TCP)))

@@ -14,7 +14,8 @@ impl Waker {
 
     /// Makes the current wait return, or the next one when there is none. Several wakes may count as one.
     ///
-    /// What was written before it is visible to the woken thread only through synchronisation of the caller's own.
+    /// What was written before it is visible to the woken thread only through synchronisation of the caller's
+    /// own.
     ///
     /// # Errors
     ///

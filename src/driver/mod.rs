@@ -6,6 +6,8 @@
 
 mod choice;
 mod readiness;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod token;
 #[cfg(target_os = "linux")]
 mod uring;
@@ -18,9 +20,10 @@ use crate::buf::{BufferId, Payload};
 use crate::config::PoolConfig;
 use socket2::{SockAddr, Socket};
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a driver can be asked to do. The set is closed: a backend that lacks an arm does not compile.
 ///
@@ -71,6 +74,7 @@ pub(crate) fn out_of_buffers() -> io::Error {
     io::Error::from_raw_os_error(NO_BUFFERS)
 }
 
+#[cfg(test)]
 pub(crate) fn cancelled() -> io::Error {
     io::Error::from_raw_os_error(CANCELLED)
 }
@@ -110,6 +114,8 @@ pub(crate) enum Driver {
     #[cfg(target_os = "linux")]
     Uring(Box<uring::Uring>),
     Readiness(Box<readiness::Readiness>),
+    #[cfg(test)]
+    Simulated(Box<simulated::Simulated>),
 }
 
 /// Calls the same method on whichever backend it is.
@@ -119,6 +125,8 @@ macro_rules! each {
             #[cfg(target_os = "linux")]
             Driver::Uring($driver) => $call,
             Driver::Readiness($driver) => $call,
+            #[cfg(test)]
+            Driver::Simulated($driver) => $call,
         }
     };
 }
@@ -139,6 +147,8 @@ impl Driver {
             #[cfg(target_os = "linux")]
             Driver::Uring(_) => Backend::IoUring,
             Driver::Readiness(_) => Backend::Fallback,
+            #[cfg(test)]
+            Driver::Simulated(_) => Backend::Fallback,
         }
     }
 
@@ -154,6 +164,25 @@ impl Driver {
     /// The last word about `socket`: nothing is in flight on it and nothing will be.
     pub(crate) fn detach(&mut self, socket: &Socket) {
         each!(self, driver => driver.detach(socket.as_raw_fd()));
+    }
+
+    /// Ends the output of a stream on which no send is in flight.
+    pub(crate) fn end_output(&mut self, socket: &Socket) {
+        // Not an operation: the ring would hand it to a thread. Fails only when the peer has gone, which a receive reports.
+        let _ = socket.shutdown(Shutdown::Write);
+        #[cfg(test)]
+        if let Driver::Simulated(driver) = self {
+            driver.end_output(socket);
+        }
+    }
+
+    /// The time by which timers expire.
+    pub(crate) fn now(&self) -> Instant {
+        match self {
+            #[cfg(test)]
+            Driver::Simulated(driver) => driver.now(),
+            _ => Instant::now(),
+        }
     }
 
     /// Takes on an operation. Whatever comes of it arrives as a completion.
@@ -222,6 +251,8 @@ pub(crate) enum DriverWaker {
     #[cfg(target_os = "linux")]
     Event(std::sync::Arc<uring::EventFd>),
     Readiness(trochus_fallback::Waker),
+    #[cfg(test)]
+    Simulated,
 }
 
 impl DriverWaker {
@@ -231,6 +262,8 @@ impl DriverWaker {
             DriverWaker::Event(event) => event.signal(),
             // Fails only when the selector is gone, and then nobody waits.
             DriverWaker::Readiness(waker) => drop(waker.wake()),
+            #[cfg(test)]
+            DriverWaker::Simulated => {}
         }
     }
 }

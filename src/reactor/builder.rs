@@ -2,6 +2,7 @@
 
 use super::busy::Busy;
 use super::mailbox::Mailbox;
+use super::pollers::Pollers;
 use super::table::Table;
 use super::timers::Timers;
 use super::{Reactor, Shared};
@@ -9,9 +10,8 @@ use crate::buf::Spare;
 use crate::config::{BusyPoll, PoolConfig, SPARE_BYTES, UringFeature};
 use crate::driver::{self, Backend, Choice, Driver};
 use crate::error::{Error, Result};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Settings of a reactor; see [`Reactor::builder`].
 #[derive(Clone, Debug, Default)]
@@ -70,7 +70,7 @@ impl ReactorBuilder {
     }
 
     pub(super) fn build_over(&self, driver: Driver) -> Reactor {
-        let mailbox = Arc::new(Mailbox::new(driver.waker()));
+        let (mailbox, now) = (Arc::new(Mailbox::new(driver.waker())), driver.now());
         Reactor {
             driver,
             connections: Table::new(),
@@ -78,13 +78,16 @@ impl ReactorBuilder {
             timers: Timers::default(),
             dirty: Vec::new(),
             starved: VecDeque::new(),
+            pollers: Pollers::default(),
+            actions: BTreeMap::new(),
             shared: Shared {
                 mailbox,
                 counters: Arc::default(),
                 spare: Spare::new(SPARE_BYTES),
                 void: Vec::new(),
-                now: Instant::now(),
+                now,
                 deferred: Vec::new(),
+                new_pollers: Vec::new(),
             },
             busy: Busy::new(self.busy_poll),
             unsubmitted: false,

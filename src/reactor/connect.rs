@@ -11,7 +11,6 @@ use crate::driver::{Kind, Op};
 use socket2::{SockAddr, Socket, Type};
 use std::io;
 use std::rc::Rc;
-use std::time::Instant;
 
 impl Reactor {
     /// Begins to connect. The handler learns of the outcome, here at the latest once this call has returned: `on_open`, or
@@ -51,7 +50,7 @@ impl Reactor {
         handler: Box<dyn Handler>,
     ) {
         let options = Rc::new(options.clone());
-        let deadline = Instant::now() + options.connect_timeout;
+        let deadline = self.driver.now() + options.connect_timeout;
         let id = self.connections.insert(|id| Connection {
             handler,
             link: Link::new(id, socket, address.clone(), options, Phase::Connecting, None),

@@ -9,7 +9,6 @@ use super::options::StreamOptions;
 use super::table::Id;
 use crate::buf::{Inbox, Payload, Spare};
 use socket2::Socket;
-use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -77,6 +76,8 @@ pub(super) struct Link {
     write_ended: bool,
     /// In the list of connections that have output to send.
     pub(super) queued: bool,
+    /// In the list of those that are polled every turn.
+    pub(super) polled: bool,
     /// Output was written since the handler was last told that all is sent.
     pub(super) undrained: bool,
     pub(super) reason: Option<CloseReason>,
@@ -120,6 +121,7 @@ impl Link {
             write_ends: false,
             write_ended: false,
             queued: false,
+            polled: false,
             undrained: false,
             reason: None,
             remote: None,
@@ -225,14 +227,15 @@ impl Link {
         std::mem::replace(&mut self.throttled, throttled) != throttled && throttled
     }
 
-    /// Ends the output at the socket once all of it is sent, if that was asked for. `true` when it has ended.
-    pub(super) fn end_output(&mut self) -> bool {
+    /// Whether the output is to be ended at the socket now: that was asked for, and all of it is sent.
+    pub(super) fn ends_output_now(&mut self) -> bool {
         let asked = self.write_ends || self.phase == Phase::Flushing;
-        if asked && !self.write_ended && self.pending_output() == 0 {
-            self.write_ended = true;
-            // Fails only when the peer has gone already, which the receive reports.
-            let _ = self.socket.shutdown(Shutdown::Write);
-        }
+        let now = asked && !self.write_ended && self.pending_output() == 0 && self.phase < Phase::Dead;
+        self.write_ended |= now;
+        now
+    }
+
+    pub(super) fn has_ended_output(&self) -> bool {
         self.write_ended
     }
 

@@ -5,13 +5,13 @@ use super::connection::{Connection, Phase};
 use super::handler::CloseReason;
 use crate::config::REAP_TIMEOUT;
 use crate::error::Result;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 impl Reactor {
     /// Begins to stop: listeners close, and each handler's [`on_shutdown`](super::Handler::on_shutdown) is called. What has
     /// not finished within `grace` is cut off. Go on with [`turn`](Self::turn) until [`is_drained`](Self::is_drained).
     pub fn begin_drain(&mut self, grace: Duration) {
-        let deadline = Instant::now() + grace;
+        let deadline = self.driver.now() + grace;
         if self.drain_deadline.is_some_and(|earlier| earlier <= deadline) {
             return;
         }
@@ -50,13 +50,13 @@ impl Reactor {
     pub(crate) fn run_until_drained(&mut self) -> Result<()> {
         while !self.is_drained() {
             let limit = self.drain_deadline.map(|deadline| deadline + REAP_TIMEOUT);
-            let left = limit.map(|limit| limit.saturating_duration_since(Instant::now()));
+            let left = limit.map(|limit| limit.saturating_duration_since(self.driver.now()));
             if left == Some(Duration::ZERO) {
                 // The driver leaks what the kernel has not given back.
                 break;
             }
             let until_deadline =
-                self.drain_deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+                self.drain_deadline.map(|deadline| deadline.saturating_duration_since(self.driver.now()));
             self.step(until_deadline.filter(|time| !time.is_zero()).or(left))?;
         }
         self.shared.mailbox.close();

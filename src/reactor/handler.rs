@@ -34,6 +34,24 @@ pub trait Handler: 'static {
         let _ = io;
     }
 
+    /// Called in every turn while [`Io::poll_me`] holds: for a handler that takes from queues which other threads fill without
+    /// telling, such as a [`Consumer`](crate::batch::Consumer)'s. `true` if there was something to do. Once there was
+    /// nothing for a few turns, the reactor lets go of the handler, and before it sleeps in any case; then
+    /// [`prepare_sleep`](Self::prepare_sleep) is called.
+    fn on_poll(&mut self, io: &mut Io<'_>) -> bool {
+        let _ = io;
+        false
+    }
+
+    /// The handler will not be polled any more: from now on its queues have to [`notify`](super::Handle::notify). Behind
+    /// this call the reactor passes [`sleep_barrier`](crate::batch::sleep_barrier).
+    fn prepare_sleep(&mut self) {}
+
+    /// Asked behind that barrier: whether something came in the meantime. Then polling goes on.
+    fn is_ready(&self) -> bool {
+        false
+    }
+
     /// The timer set by [`Io::set_timer`] expired.
     fn on_timer(&mut self, io: &mut Io<'_>) {
         let _ = io;

@@ -105,6 +105,13 @@ impl Io<'_> {
         self.link.handler_deadline = None;
     }
 
+    /// Has [`on_poll`](super::Handler::on_poll) called in every turn, until there is nothing to do for a while.
+    pub fn poll_me(&mut self) {
+        if !std::mem::replace(&mut self.link.polled, true) {
+            self.shared.new_pollers.push(self.link.id);
+        }
+    }
+
     /// When this turn of the reactor began to handle what had completed.
     pub fn now(&self) -> Instant {
         self.shared.now

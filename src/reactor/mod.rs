@@ -18,11 +18,15 @@ mod io;
 mod listener;
 mod mailbox;
 mod options;
+mod pollers;
 mod remote;
 mod settle;
 mod table;
 mod timers;
 mod wake;
+
+#[cfg(test)]
+mod tests;
 
 pub use accept::ListenerId;
 pub use address::{Address, ToAddresses};
@@ -43,9 +47,11 @@ use busy::Busy;
 use connection::Connection;
 use listener::Listener;
 use mailbox::{Command, Mailbox};
-use std::collections::VecDeque;
+use pollers::Pollers;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::os::fd::{AsRawFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use table::{Id, Table};
@@ -83,6 +89,9 @@ pub struct Reactor {
     dirty: Vec<Id>,
     /// Connections that wait for a buffer to receive into, in order.
     starved: VecDeque<Id>,
+    pollers: Pollers,
+    /// What is to be done later, by a number that its timer has.
+    actions: BTreeMap<u64, Action>,
     shared: Shared,
     busy: Busy,
     /// Something was handed to the driver that the kernel does not know of yet.
@@ -93,6 +102,8 @@ pub struct Reactor {
     commands: Vec<Command>,
 }
 
+type Action = Box<dyn FnOnce(&mut Reactor)>;
+
 /// What a reactor shares with the handler that is being called.
 struct Shared {
     mailbox: Arc<Mailbox>,
@@ -101,7 +112,9 @@ struct Shared {
     /// Takes what is written to a connection that is closing.
     void: Vec<u8>,
     now: Instant,
-    deferred: Vec<Box<dyn FnOnce(&mut Reactor)>>,
+    deferred: Vec<Action>,
+    /// Connections that asked to be polled and are not in the list yet.
+    new_pollers: Vec<Id>,
 }
 
 impl HasSpare for Shared {
@@ -133,7 +146,11 @@ impl Reactor {
         if self.unsubmitted {
             self.enter(Some(Duration::ZERO))?;
         }
-        if self.has_ready_work() || self.driver.has_work() || !self.shared.mailbox.fall_asleep() {
+        if !self.retire_pollers()
+            || self.has_ready_work()
+            || self.driver.has_work()
+            || !self.shared.mailbox.fall_asleep()
+        {
             self.shared.mailbox.ring();
         }
         Ok(())
@@ -144,23 +161,28 @@ impl Reactor {
     fn step(&mut self, timeout: Option<Duration>) -> Result<()> {
         self.wait(timeout)?;
         self.shared.counters.turns.add(1);
-        self.shared.now = Instant::now();
+        self.shared.now = self.driver.now();
         self.handle_completions();
         self.run_commands();
         self.fire_timers();
+        self.poll_handlers();
         self.flush();
         Ok(())
     }
 
     /// Submits, and waits unless there is something to do. One entry into the kernel, two before a sleep.
     fn wait(&mut self, timeout: Option<Duration>) -> Result<()> {
-        let until_timer = self.timers.next().map(|next| next.saturating_duration_since(Instant::now()));
+        let until_timer = self.timers.next().map(|next| next.saturating_duration_since(self.driver.now()));
         let timeout = [timeout, until_timer].into_iter().flatten().min();
-        if timeout == Some(Duration::ZERO) || self.has_ready_work() || self.unsubmitted {
+        let at_once = timeout == Some(Duration::ZERO) || self.has_ready_work() || self.pollers.are_active();
+        if at_once || self.unsubmitted {
             self.enter(Some(Duration::ZERO))?;
-            if timeout == Some(Duration::ZERO) || self.has_ready_work() {
+            if at_once || self.has_ready_work() {
                 return Ok(());
             }
+        }
+        if !self.retire_pollers() {
+            return Ok(());
         }
         self.poll_busily(timeout)?;
         if self.has_ready_work() || !self.shared.mailbox.fall_asleep() {
@@ -218,7 +240,7 @@ impl Reactor {
         self.shared.counters.commands.add(commands.len() as u64);
         for command in commands.drain(..) {
             match command {
-                Command::Run(action) => action(self),
+                Command::Run(action) => self.guarded(action),
                 Command::Notify(id) => self.look_into_outbox(id),
                 Command::Close(id) => self.change(id, |link| link.begin_close()),
                 Command::Abort(id) => self.change(id, |link| link.fail(CloseReason::Aborted)),
@@ -234,8 +256,16 @@ impl Reactor {
     fn run_deferred(&mut self) {
         while !self.shared.deferred.is_empty() {
             for action in std::mem::take(&mut self.shared.deferred) {
-                action(self);
+                self.guarded(action);
             }
+        }
+    }
+
+    /// Does something of the application's; a panic in it ends nothing else.
+    fn guarded(&mut self, action: impl FnOnce(&mut Reactor)) {
+        if catch_unwind(AssertUnwindSafe(|| action(self))).is_err() {
+            self.shared.counters.handler_panics.add(1);
+            crate::log::action_panicked();
         }
     }
 
@@ -246,10 +276,23 @@ impl Reactor {
                 Due::Handler(id) => self.handler_timer(id),
                 Due::Phase(id) => self.phase_timer(id),
                 Due::Accept(id) => self.end_rest(id),
+                Due::Action(number) => {
+                    if let Some(action) = self.actions.remove(&number) {
+                        self.guarded(action);
+                    }
+                }
             }
         }
         self.drain_timer();
         self.run_deferred();
+    }
+
+    /// Does something on this reactor after a time, unless it has stopped by then.
+    pub fn after(&mut self, delay: Duration, action: impl FnOnce(&mut Reactor) + 'static) {
+        let number = self.actions.last_key_value().map_or(0, |(last, _)| last + 1);
+        self.actions.insert(number, Box::new(action));
+        let deadline = Some(self.driver.now() + delay);
+        self.timers.change(&mut None, Due::Action(number), deadline);
     }
 
     fn mailbox_awake(&mut self) {

@@ -64,7 +64,10 @@ impl Reactor {
     fn settle_phase(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         let input_ended = link.reading == Reading::Ended;
-        let output_ended = link.phase >= Phase::Open && link.phase < Phase::Dead && link.end_output();
+        if link.ends_output_now() {
+            self.driver.end_output(&link.socket);
+        }
+        let output_ended = link.has_ended_output();
         let deadline = match link.phase {
             Phase::Open | Phase::Flushing | Phase::Lingering if output_ended && input_ended => {
                 link.fail(CloseReason::Closed);

@@ -13,6 +13,8 @@ pub(crate) enum Due {
     Phase(Id),
     /// A listener has rested.
     Accept(Id),
+    /// Something of the application is to be done.
+    Action(u64),
 }
 
 /// An ordered set: setting a deadline anew removes the old one, so that it never holds more than the tables' entries.

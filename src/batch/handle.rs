@@ -1,0 +1,145 @@
+//! The handle that everybody shares.
+
+use super::builder::BatcherBuilder;
+use super::error::{CloseError, PushError};
+use super::gate::STOPPED;
+use super::lane::Lane;
+use super::producer::Producer;
+use super::push::{PushAsync, Target};
+use super::shards::{Shards, own_shard};
+use super::shared::Shared;
+use super::stats::Stats;
+use super::sync::Arc;
+
+/// Collects small items from many threads into large batches for one consumer. Cheap to clone.
+///
+/// When the last handle and the last [`Producer`] are gone, the consumer gets what is left and ends, as after
+/// [`close`](Self::close); only nobody waits for it, or learns of its failure.
+pub struct Batcher<T> {
+    shared: Arc<Shared<T>>,
+    shards: Arc<Shards<T>>,
+}
+
+impl<T> Batcher<T> {
+    /// Sets up a batcher.
+    pub fn builder() -> BatcherBuilder<T> {
+        BatcherBuilder::new()
+    }
+
+    pub(crate) fn new(shared: Arc<Shared<T>>) -> Self {
+        Self { shared, shards: Arc::new(Shards::new()) }
+    }
+
+    /// A producer with a lane of its own: the fast way in, one for each thread.
+    #[must_use]
+    pub fn producer(&self) -> Producer<T> {
+        Producer::new(Arc::clone(&self.shared))
+    }
+
+    /// Hands over an item, from any thread. When there is no space, waits: spins for a moment, then parks.
+    ///
+    /// Costs a short lock, which a [`Producer`] does not need. Items of one thread stay in order. Those of a
+    /// task that moves between threads may not: let it hold a producer.
+    ///
+    /// # Errors
+    /// [`Closed`](PushError::Closed) or [`Failed`](PushError::Failed), with the item.
+    #[inline]
+    pub fn push(&self, item: T) -> Result<(), PushError<T>> {
+        match self.try_push(item) {
+            Err(PushError::Full(item)) => self.push_slow(item),
+            done => done,
+        }
+    }
+
+    /// Hands over an item if there is space now.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push), and [`Full`](PushError::Full).
+    #[inline]
+    pub fn try_push(&self, item: T) -> Result<(), PushError<T>> {
+        self.try_push_to(own_shard(), item)
+    }
+
+    /// Hands over all items in their order, waiting as [`push`](Self::push) does.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push), with the first item that was not accepted; those behind it are still in the
+    /// iterator (pass it by reference to keep them).
+    pub fn push_all(&self, items: impl IntoIterator<Item = T>) -> Result<(), PushError<T>> {
+        items.into_iter().try_for_each(|item| self.push(item))
+    }
+
+    /// Hands over an item, waiting without blocking the thread. On any executor; see [`PushAsync`] for what
+    /// cancelling does.
+    pub fn push_async(&self, item: T) -> PushAsync<'_, T> {
+        PushAsync::new(Target::Shared(self, own_shard()), item)
+    }
+
+    /// Lets what was pushed leave now, even if the batcher lingers. Does not wait for it.
+    pub fn flush(&self) {
+        self.shared.flush();
+    }
+
+    /// Accepts no more items, and waits until the consumer has dealt with every item accepted before, and its
+    /// thread has ended. May be called again, from any handle.
+    ///
+    /// From the closure of a spawned consumer it cannot wait: there it is [`stop_accepting`](Self::stop_accepting).
+    /// With a consumer that is driven by hand it waits for that one to come back and find the end; never call
+    /// it on the thread that drives it.
+    ///
+    /// # Errors
+    /// The consumer failed: its error, and the items not delivered (for the first caller).
+    pub fn close(&self) -> Result<(), CloseError<T>> {
+        self.shared.close()
+    }
+
+    /// Accepts no more items, and does not wait. Items accepted before are still delivered.
+    pub fn stop_accepting(&self) {
+        self.shared.gate.stop(0);
+    }
+
+    /// Whether pushes are refused.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.shared.gate.state() & STOPPED != 0
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.shared.counters.snapshot(self.shared.gate.wakes())
+    }
+
+    #[inline(always)]
+    pub(crate) fn try_push_to(&self, shard: usize, item: T) -> Result<(), PushError<T>> {
+        self.shards.try_push(shard, &self.shared, item)
+    }
+
+    pub(crate) fn parts(&self, shard: usize) -> (Arc<Shared<T>>, Arc<Lane<T>>) {
+        (Arc::clone(&self.shared), self.shards.lane(shard, &self.shared))
+    }
+
+    #[cold]
+    fn push_slow(&self, item: T) -> Result<(), PushError<T>> {
+        self.push_async(item).wait()
+    }
+}
+
+impl<T> Clone for Batcher<T> {
+    fn clone(&self) -> Self {
+        self.shared.add_sender();
+        Self { shared: Arc::clone(&self.shared), shards: Arc::clone(&self.shards) }
+    }
+}
+
+impl<T> Drop for Batcher<T> {
+    fn drop(&mut self) {
+        self.shared.remove_sender();
+    }
+}
+
+impl<T> std::fmt::Debug for Batcher<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batcher").field("shared", &self.shared).field("stats", &self.stats()).finish()
+    }
+}

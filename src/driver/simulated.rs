@@ -1,0 +1,354 @@
+//! A driver for tests: no kernel, but everything that a kernel may do, at the whim of a seed.
+//!
+//! Each stream has a simulated peer that sends a given sequence of bytes, ends its stream behind them, and keeps what it
+//! receives. Completions come late, in any order across operations, and in pieces of any size; operations end early,
+//! are interrupted, find no buffer, or fail. Time passes only when nothing else can happen.
+
+use super::{Capabilities, Completion, DriverStats, DriverWaker, Event, Op, Received, Token};
+use crate::buf::{BufferId, Payload};
+use fastrand::Rng;
+use socket2::{Domain, Socket, Type};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, RawFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// The other end of one stream.
+#[derive(Debug, Default)]
+pub(crate) struct Peer {
+    /// For the test to tell them apart.
+    pub(crate) number: usize,
+    /// What it will send. Behind that, its stream ends.
+    pub(crate) sends: VecDeque<u8>,
+    /// Sends back what it receives, and ends its stream when the other side has.
+    pub(crate) echoes: bool,
+    pub(crate) received: Vec<u8>,
+    /// The other side has ended its stream.
+    pub(crate) saw_end: bool,
+    #[expect(dead_code, reason = "keeps the descriptor connected, so that it has a peer's address")]
+    pub(crate) other: Option<Socket>,
+    /// It goes away after so many more completions.
+    pub(crate) resets_after: Option<usize>,
+}
+
+/// The simulated world, shared with the test.
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    pub(crate) peers: BTreeMap<RawFd, Peer>,
+    /// Peers that want to connect to a listener.
+    pub(crate) arriving: VecDeque<Peer>,
+    /// What answers a connection that the reactor makes; nobody if there is none.
+    pub(crate) answering: VecDeque<Peer>,
+    /// Peers of connections that were closed.
+    pub(crate) gone: Vec<Peer>,
+    /// Memory that was not given back: faults of the reactor, found by the driver.
+    pub(crate) faults: Vec<String>,
+}
+
+pub(crate) struct Simulated {
+    rng: Rng,
+    world: Rc<RefCell<World>>,
+    pool: Vec<Vec<u8>>,
+    free: Vec<BufferId>,
+    operations: BTreeMap<u64, Pending>,
+    attached: BTreeMap<RawFd, Rc<Socket>>,
+    /// Completions that have happened and are on their way, each after so many more waits.
+    late: Vec<(usize, Completion)>,
+    start: Instant,
+    elapsed: Duration,
+}
+
+struct Pending {
+    op: Op,
+    cancelled: bool,
+}
+
+impl Simulated {
+    pub(crate) fn new(seed: u64, world: Rc<RefCell<World>>, buffers: u16, buffer_bytes: usize) -> Self {
+        Simulated {
+            rng: Rng::with_seed(seed),
+            world,
+            pool: vec![vec![0; buffer_bytes]; usize::from(buffers)],
+            free: (0..buffers).map(BufferId).collect(),
+            operations: BTreeMap::new(),
+            attached: BTreeMap::new(),
+            late: Vec::new(),
+            start: Instant::now(),
+            elapsed: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.start + self.elapsed
+    }
+
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
+    pub(crate) fn attach(&mut self, socket: &Rc<Socket>) -> io::Result<()> {
+        self.attached.insert(socket.as_raw_fd(), socket.clone());
+        Ok(())
+    }
+
+    pub(crate) fn detach(&mut self, socket: RawFd) {
+        let mut world = self.world.borrow_mut();
+        if self.operations.values().any(|pending| descriptor(&pending.op) == socket) {
+            world.faults.push(format!("descriptor {socket} was detached with an operation pending"));
+        }
+        if let Some(peer) = world.peers.remove(&socket) {
+            world.gone.push(peer);
+        }
+        self.attached.remove(&socket);
+    }
+
+    pub(crate) fn submit(&mut self, token: Token, op: Op) {
+        if !self.attached.contains_key(&descriptor(&op)) {
+            self.fault(format!("{token:?} on a descriptor that is not attached"));
+        }
+        if self.operations.insert(token.bits(), Pending { op, cancelled: false }).is_some() {
+            self.fault(format!("{token:?} is in flight twice"));
+        }
+    }
+
+    pub(crate) fn cancel(&mut self, token: Token, _socket: RawFd) {
+        if let Some(pending) = self.operations.get_mut(&token.bits()) {
+            pending.cancelled = true;
+        }
+    }
+
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>, into: &mut Vec<Completion>) -> io::Result<()> {
+        let mut tokens: Vec<u64> = self.operations.keys().copied().collect();
+        self.rng.shuffle(&mut tokens);
+        for bits in tokens {
+            if self.rng.u8(..) < 100 {
+                self.progress(bits);
+            }
+        }
+        self.deliver(into);
+        if into.is_empty() && self.late.is_empty() {
+            // Nothing else can happen, or it did not this time: some time passes, at most up to the timer.
+            let step = Duration::from_millis(self.rng.u64(1..20));
+            self.elapsed += timeout.map_or(step, |timeout| timeout.min(step * 10));
+        }
+        Ok(())
+    }
+
+    /// Hands over what is due. What one operation completed stays in order.
+    fn deliver(&mut self, into: &mut Vec<Completion>) {
+        self.late.iter_mut().for_each(|(waits, _)| *waits = waits.saturating_sub(1));
+        let mut held_back = Vec::new();
+        for (waits, completion) in std::mem::take(&mut self.late) {
+            let token = completion.token;
+            if waits == 0
+                && !held_back.iter().any(|(_, earlier): &(usize, Completion)| earlier.token == token)
+            {
+                into.push(completion);
+            } else {
+                held_back.push((waits, completion));
+            }
+        }
+        self.late = held_back;
+        // Across operations there is no order.
+        let mut rest: Vec<Completion> = std::mem::take(into);
+        while !rest.is_empty() {
+            let token = rest[self.rng.usize(..rest.len())].token;
+            let first =
+                rest.iter().position(|completion| completion.token == token).expect("it was just seen");
+            into.push(rest.remove(first));
+        }
+    }
+
+    fn progress(&mut self, bits: u64) {
+        let Some(mut pending) = self.operations.remove(&bits) else { return };
+        let token = Token::from_bits(bits).expect("only tokens were submitted");
+        // A cancellation may come too late: then the operation completes as if it had not been cancelled.
+        let cancelled = pending.cancelled && self.rng.u8(..) < 200;
+        let outcome = match &mut pending.op {
+            _ if cancelled => Outcome::Failed(super::cancelled()),
+            _ if self.rng.u8(..) < 8 => Outcome::Failed(io::ErrorKind::Interrupted.into()),
+            Op::Accept { .. } => self.accept(),
+            Op::Connect { socket, .. } => self.connect(*socket),
+            Op::Receive { socket } => self.receive(*socket),
+            Op::Send { socket, payload } => self.send(*socket, payload),
+        };
+        let (event, more) = match outcome {
+            Outcome::Nothing => {
+                self.operations.insert(bits, pending);
+                return;
+            }
+            Outcome::Happened(event, stays_armed) => (event, stays_armed && self.rng.u8(..) < 220),
+            Outcome::Sent(sent) => {
+                let Op::Send { payload, .. } = pending.op else { unreachable!("only a send sends") };
+                self.complete(Completion { token, event: Event::Sent(Ok(sent), payload), more: false });
+                return;
+            }
+            Outcome::Failed(error) => {
+                let event = match pending.op {
+                    Op::Accept { .. } => Event::Accepted(Err(error)),
+                    Op::Connect { .. } => Event::Connected(Err(error)),
+                    Op::Receive { .. } => Event::Received(Err(error)),
+                    Op::Send { payload, .. } => Event::Sent(Err(error), payload),
+                };
+                self.complete(Completion { token, event, more: false });
+                return;
+            }
+        };
+        if more {
+            self.operations.insert(bits, pending);
+        }
+        self.complete(Completion { token, event, more });
+    }
+
+    fn complete(&mut self, completion: Completion) {
+        let waits = if self.rng.bool() { 0 } else { self.rng.usize(0..6) };
+        self.late.push((waits, completion));
+    }
+
+    fn accept(&mut self) -> Outcome {
+        if self.rng.u8(..) < 16 {
+            return Outcome::Failed(io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        let Some(peer) = self.world.borrow_mut().arriving.pop_front() else { return Outcome::Nothing };
+        // A real descriptor, so that the number is nobody else's; a connected one, so that it has a peer.
+        let (socket, other) =
+            Socket::pair(Domain::UNIX, Type::STREAM, None).expect("a descriptor for the test");
+        self.world.borrow_mut().peers.insert(socket.as_raw_fd(), Peer { other: Some(other), ..peer });
+        Outcome::Happened(Event::Accepted(Ok(socket)), true)
+    }
+
+    fn connect(&mut self, socket: RawFd) -> Outcome {
+        let mut world = self.world.borrow_mut();
+        match world.answering.pop_front() {
+            Some(peer) => {
+                world.peers.insert(socket, peer);
+                Outcome::Happened(Event::Connected(Ok(())), false)
+            }
+            None => Outcome::Failed(io::ErrorKind::ConnectionRefused.into()),
+        }
+    }
+
+    fn receive(&mut self, socket: RawFd) -> Outcome {
+        let mut world = self.world.borrow_mut();
+        let Some(peer) = world.peers.get_mut(&socket) else { return Outcome::Nothing };
+        if peer.count_down() {
+            return Outcome::Failed(io::ErrorKind::ConnectionReset.into());
+        }
+        if peer.sends.is_empty() {
+            let ended = !peer.echoes || peer.saw_end;
+            return if ended {
+                Outcome::Happened(Event::Received(Ok(Received::End)), false)
+            } else {
+                Outcome::Nothing
+            };
+        }
+        let Some(buffer) = self.free.pop() else { return Outcome::Failed(super::out_of_buffers()) };
+        let memory = &mut self.pool[usize::from(buffer.0)];
+        let len = self.rng.usize(1..=memory.len()).min(peer.sends.len());
+        peer.sends.drain(..len).zip(memory.iter_mut()).for_each(|(byte, place)| *place = byte);
+        Outcome::Happened(Event::Received(Ok(Received::Data(buffer, len))), true)
+    }
+
+    fn send(&mut self, socket: RawFd, payload: &Payload) -> Outcome {
+        let mut world = self.world.borrow_mut();
+        let Some(peer) = world.peers.get_mut(&socket) else { return Outcome::Nothing };
+        if peer.count_down() {
+            return Outcome::Failed(io::ErrorKind::BrokenPipe.into());
+        }
+        let mut slices = [IoSlice::new(&[]); 4];
+        let filled = payload.slices(0, &mut slices);
+        let bytes: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
+        let sent = if self.rng.bool() { bytes.len() } else { self.rng.usize(1..=bytes.len()) };
+        peer.received.extend_from_slice(&bytes[..sent]);
+        if peer.echoes {
+            peer.sends.extend(&bytes[..sent]);
+        }
+        Outcome::Sent(sent)
+    }
+
+    fn fault(&self, fault: String) {
+        self.world.borrow_mut().faults.push(fault);
+    }
+
+    pub(crate) fn end_output(&mut self, socket: &Socket) {
+        if let Some(peer) = self.world.borrow_mut().peers.get_mut(&socket.as_raw_fd()) {
+            peer.saw_end = true;
+        }
+    }
+
+    pub(crate) fn waker(&self) -> DriverWaker {
+        DriverWaker::Simulated
+    }
+
+    pub(crate) fn bytes(&self, buffer: BufferId, len: usize) -> &[u8] {
+        &self.pool[usize::from(buffer.0)][..len]
+    }
+
+    pub(crate) fn release(&mut self, buffer: BufferId) {
+        if self.free.contains(&buffer) {
+            self.fault(format!("{buffer:?} was released twice"));
+        }
+        // Whoever still looks at it will notice.
+        self.pool[usize::from(buffer.0)].fill(0xee);
+        self.free.push(buffer);
+    }
+
+    pub(crate) fn free_buffers(&self) -> usize {
+        self.free.len()
+    }
+
+    pub(crate) fn loaned_buffers(&self) -> usize {
+        self.pool.len() - self.free.len()
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.operations.len() + self.late.iter().filter(|(_, completion)| !completion.more).count()
+    }
+
+    pub(crate) fn has_work(&self) -> bool {
+        true
+    }
+
+    pub(crate) fn stats(&self) -> DriverStats {
+        DriverStats::default()
+    }
+
+    pub(crate) fn descriptor(&self) -> RawFd {
+        -1
+    }
+}
+
+impl Peer {
+    /// `true` when the time has come to go away.
+    fn count_down(&mut self) -> bool {
+        if let Some(left) = &mut self.resets_after {
+            *left = left.saturating_sub(1);
+        }
+        self.resets_after == Some(0)
+    }
+}
+
+enum Outcome {
+    Nothing,
+    /// Something happened; whether the operation can stay armed.
+    Happened(Event, bool),
+    Sent(usize),
+    Failed(io::Error),
+}
+
+fn descriptor(op: &Op) -> RawFd {
+    match op {
+        Op::Accept { listener: socket }
+        | Op::Connect { socket, .. }
+        | Op::Receive { socket }
+        | Op::Send { socket, .. } => *socket,
+    }
+}
+
+impl std::fmt::Debug for Simulated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Simulated").field("operations", &self.operations.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,96 @@
+//! Handlers whose queues other threads fill without telling the reactor, as long as it looks there itself.
+//!
+//! Not to be told is what makes a push cheap. The price is paid here, once for all handlers: before the reactor sleeps,
+//! each of them says that it wants to be told from now on, a barrier makes sure that every push sees that, and then
+//! each looks a last time.
+
+use super::Reactor;
+use super::connection::{Connection, Phase};
+use super::handler::Handler;
+use super::io::Io;
+use super::table::Id;
+use crate::batch;
+
+/// Turns without anything to do before the reactor would sleep.
+const IDLE_TURNS: u8 = 2;
+
+/// Turns without anything to do before a handler is let go of although others are busy.
+const LET_GO_TURNS: u8 = 64;
+
+#[derive(Debug, Default)]
+pub(super) struct Pollers {
+    /// Each with the turns in which it had nothing to do.
+    list: Vec<(Id, u8)>,
+}
+
+impl Pollers {
+    /// Whether one of them had something to do lately, so that the reactor should not sleep.
+    pub(super) fn are_active(&self) -> bool {
+        self.list.iter().any(|(_, idle)| *idle < IDLE_TURNS)
+    }
+}
+
+impl Reactor {
+    pub(super) fn poll_handlers(&mut self) {
+        self.pollers.list.extend(self.shared.new_pollers.drain(..).map(|id| (id, 0)));
+        if self.pollers.list.is_empty() {
+            return;
+        }
+        let mut list = std::mem::take(&mut self.pollers.list);
+        let mut tired = false;
+        list.retain_mut(|(id, idle)| {
+            let found = self.ask(*id, |handler, io| handler.on_poll(io));
+            *idle = if found { 0 } else { idle.saturating_add(1) };
+            tired |= *idle >= LET_GO_TURNS;
+            self.is_open(*id)
+        });
+        self.pollers.list = list;
+        if tired {
+            self.retire(LET_GO_TURNS);
+        }
+    }
+
+    /// Lets go of all, for the reactor is about to sleep. `false` if it must not.
+    pub(super) fn retire_pollers(&mut self) -> bool {
+        self.pollers.list.is_empty() || {
+            self.retire(0);
+            self.pollers.list.is_empty()
+        }
+    }
+
+    /// Lets go of those that were idle for so many turns and find nothing even now.
+    fn retire(&mut self, idle_turns: u8) {
+        let mut list = std::mem::take(&mut self.pollers.list);
+        list.retain(|(id, _)| self.is_open(*id));
+        for (id, _) in list.iter().filter(|(_, idle)| *idle >= idle_turns) {
+            self.call(*id, |handler, _| handler.prepare_sleep());
+        }
+        batch::sleep_barrier();
+        list.retain_mut(|(id, idle)| {
+            if *idle < idle_turns {
+                return true;
+            }
+            *idle = 0;
+            let ready = self.ask(*id, |handler, _| handler.is_ready());
+            if let Some(Connection { link, .. }) = self.connections.get_mut(*id) {
+                link.polled = ready;
+            }
+            ready
+        });
+        self.pollers.list = list;
+    }
+
+    /// Calls the handler and settles the connection if the answer is `true` or the handler panicked.
+    fn ask(&mut self, id: Id, question: impl FnOnce(&mut dyn Handler, &mut Io<'_>) -> bool) -> bool {
+        let mut answer = None;
+        self.call(id, |handler, io| answer = Some(question(handler, io)));
+        if answer != Some(false) {
+            self.settle(id);
+        }
+        answer == Some(true)
+    }
+
+    fn is_open(&self, id: Id) -> bool {
+        self.connections.get(id).is_some_and(|connection| connection.link.phase == Phase::Open)
+    }
+}

@@ -1,0 +1,256 @@
+//! The reactor over the simulated driver: thousands of seeds of everything that a kernel may do.
+
+use super::*;
+use crate::config::BusyPoll;
+use crate::driver::simulated::{Peer, Simulated, World};
+use bytes::Bytes;
+use fastrand::Rng;
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
+
+/// Seeds of each scenario. One that fails is printed; `TROCHUS_SEED=n` runs it alone.
+const SEEDS: u64 = 2_000;
+
+type Shared = Rc<RefCell<World>>;
+
+fn for_each_seed(scenario: impl Fn(u64)) {
+    let alone =
+        std::env::var("TROCHUS_SEED").ok().map(|seed| seed.parse().expect("TROCHUS_SEED is a number"));
+    let seeds = alone.map_or(0..SEEDS, |seed| seed..seed + 1);
+    for seed in seeds {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| scenario(seed))) {
+            eprintln!("the seed that failed: TROCHUS_SEED={seed}");
+            resume_unwind(panic);
+        }
+    }
+}
+
+fn reactor(seed: u64, rng: &mut Rng) -> (Reactor, Shared) {
+    let world = Shared::default();
+    let driver = Simulated::new(seed, world.clone(), 1 << rng.u16(0..4), rng.usize(1..100));
+    let reactor = Reactor::builder().busy_poll(BusyPoll::Off).build_over(Driver::Simulated(Box::new(driver)));
+    (reactor, world)
+}
+
+/// Steps until `done`, which must come before the simulated kernel has been asked very often.
+fn step_until(reactor: &mut Reactor, mut done: impl FnMut(&mut Reactor) -> bool) {
+    for _ in 0..100_000 {
+        if done(reactor) {
+            return;
+        }
+        reactor.step(Some(Duration::from_millis(10))).unwrap();
+    }
+    panic!("stuck: {reactor:?} {:?}", reactor.outstanding());
+}
+
+fn check_the_end(reactor: &mut Reactor, world: &Shared) {
+    reactor.drain(Duration::from_secs(3600)).unwrap();
+    assert_eq!(reactor.outstanding(), Outstanding::default());
+    assert_eq!(world.borrow().faults, Vec::<String>::new());
+    let metrics = reactor.metrics();
+    assert_eq!(metrics.connections_opened, metrics.connections_closed);
+    assert!(reactor.starved.iter().all(|id| reactor.connections.get(*id).is_none()));
+}
+
+/// What became of a handler.
+#[derive(Debug, Default)]
+struct Fate {
+    opened: usize,
+    ended: usize,
+    closed: Vec<String>,
+}
+
+/// Echoes in pieces of any size, sometimes by copy and sometimes by reference, and pauses now and then.
+struct Echo {
+    rng: Rng,
+    fate: Rc<RefCell<Fate>>,
+}
+
+impl Handler for Echo {
+    fn on_open(&mut self, _io: &mut Io<'_>) {
+        self.fate.borrow_mut().opened += 1;
+    }
+
+    fn on_bytes(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> usize {
+        let consumed = if self.rng.u8(..) < 200 { bytes.len() } else { self.rng.usize(1..=bytes.len()) };
+        if self.rng.bool() {
+            io.write(&bytes[..consumed])
+        } else {
+            io.write_bytes(Bytes::copy_from_slice(&bytes[..consumed]))
+        }
+        if consumed < bytes.len() || self.rng.u8(..) < 30 {
+            // What is left comes again when reading goes on.
+            io.pause_reading();
+            io.set_timer(Duration::from_millis(self.rng.u64(0..10)));
+        }
+        consumed
+    }
+
+    fn on_timer(&mut self, io: &mut Io<'_>) {
+        io.resume_reading();
+    }
+
+    fn on_end(&mut self, io: &mut Io<'_>) {
+        self.fate.borrow_mut().ended += 1;
+        io.close();
+    }
+
+    fn on_shutdown(&mut self, _io: &mut Io<'_>) {
+        // Its peers end by themselves.
+    }
+
+    fn on_close(&mut self, reason: &CloseReason) {
+        self.fate.borrow_mut().closed.push(format!("{reason:?}"));
+    }
+}
+
+fn arriving(number: usize, rng: &mut Rng, most: usize) -> Peer {
+    let sends = (0..rng.usize(..most)).map(|_| rng.u8(..)).collect();
+    let resets_after = (rng.u8(..) < 40).then(|| rng.usize(1..40));
+    Peer { number, sends, resets_after, ..Peer::default() }
+}
+
+/// Every byte that arrives goes back, in order, to the peer that sent it; handlers are opened and closed once.
+#[test]
+fn an_echo_server_echoes_whatever_happens() {
+    for_each_seed(|seed| {
+        let mut rng = Rng::with_seed(seed);
+        let (mut reactor, world) = reactor(seed, &mut rng);
+        let peers: Vec<Peer> = (0..rng.usize(1..8)).map(|number| arriving(number, &mut rng, 600)).collect();
+        let expected: Vec<(Vec<u8>, bool)> = peers
+            .iter()
+            .map(|peer| (peer.sends.iter().copied().collect(), peer.resets_after.is_some()))
+            .collect();
+        let count = peers.len();
+        world.borrow_mut().arriving.extend(peers);
+        let fate = Rc::new(RefCell::new(Fate::default()));
+        let (fate_of_each, handler_rng) = (fate.clone(), Rng::with_seed(seed));
+        let soft = rng.usize(1..300);
+        let stream = StreamOptions::new().output_limits(soft, 1 << 20);
+        let options = ListenOptions::new().stream(stream);
+        let path = std::env::temp_dir().join(format!("trochus-sim-{}-{seed}", std::process::id()));
+        reactor
+            .listen_with(&options, path, move |_| Echo {
+                rng: handler_rng.clone(),
+                fate: fate_of_each.clone(),
+            })
+            .unwrap();
+        step_until(&mut reactor, |_| world.borrow().gone.len() == count);
+        check_the_end(&mut reactor, &world);
+        let fate = fate.borrow();
+        assert_eq!((fate.opened, fate.closed.len()), (count, count));
+        for peer in &world.borrow().gone {
+            // A peer that went away got a beginning; every other one got everything and saw the end.
+            let (sent, resets) = &expected[peer.number];
+            let whole = *sent == peer.received && peer.saw_end;
+            assert!(whole || *resets && sent.starts_with(&peer.received), "{peer:?} was to get {sent:?}");
+        }
+    });
+}
+
+/// Sends a sequence, expects it back, then closes.
+struct Client {
+    sends: Vec<u8>,
+    received: Rc<RefCell<Vec<u8>>>,
+    fate: Rc<RefCell<Fate>>,
+    rng: Rng,
+    written: usize,
+}
+
+impl Client {
+    fn write_some(&mut self, io: &mut Io<'_>) {
+        let left = self.sends.len() - self.written;
+        let some = if left == 0 { 0 } else { self.rng.usize(1..=left) };
+        io.write(&self.sends[self.written..self.written + some]);
+        self.written += some;
+        if self.written == self.sends.len() {
+            io.shutdown_write();
+        }
+    }
+}
+
+impl Handler for Client {
+    fn on_open(&mut self, io: &mut Io<'_>) {
+        self.fate.borrow_mut().opened += 1;
+        self.write_some(io);
+    }
+
+    fn on_bytes(&mut self, _io: &mut Io<'_>, bytes: &[u8]) -> usize {
+        self.received.borrow_mut().extend_from_slice(bytes);
+        bytes.len()
+    }
+
+    fn on_drained(&mut self, io: &mut Io<'_>) {
+        self.write_some(io);
+    }
+
+    fn on_close(&mut self, reason: &CloseReason) {
+        self.fate.borrow_mut().closed.push(format!("{reason:?}"));
+    }
+}
+
+/// A client whose peer stays gets everything back; one whose peer goes, or that finds nobody, is told so.
+#[test]
+fn clients_get_everything_or_a_reason() {
+    for_each_seed(|seed| {
+        let mut rng = Rng::with_seed(seed);
+        let (mut reactor, world) = reactor(seed, &mut rng);
+        let count = rng.usize(1..6);
+        let mut clients = Vec::new();
+        for _ in 0..count {
+            if rng.u8(..) < 220 {
+                let resets_after = (rng.u8(..) < 40).then(|| rng.usize(1..40));
+                world.borrow_mut().answering.push_back(Peer {
+                    echoes: true,
+                    resets_after,
+                    ..Peer::default()
+                });
+            }
+            let sends: Vec<u8> = (0..rng.usize(..500)).map(|_| rng.u8(..)).collect();
+            let (received, fate) = (Rc::default(), Rc::<RefCell<Fate>>::default());
+            clients.push((sends.clone(), Rc::clone(&received), fate.clone()));
+            let client = Client { sends, received, fate, rng: Rng::with_seed(seed), written: 0 };
+            reactor.connect(&Address::Tcp(([127, 0, 0, 1], 9).into()), &StreamOptions::new(), client);
+        }
+        step_until(&mut reactor, |reactor| reactor.connections() == 0);
+        check_the_end(&mut reactor, &world);
+        for (sends, received, fate) in clients {
+            let (received, fate) = (received.borrow(), fate.borrow());
+            match &fate.closed[..] {
+                [reason] if reason == "Closed" => assert_eq!((&*received, fate.opened), (&sends, 1)),
+                [reason] if reason.starts_with("Failed") => {
+                    assert!(sends.starts_with(&received) && fate.opened == 1);
+                }
+                [reason] => assert!(reason.starts_with("ConnectFailed") && fate.opened == 0, "{reason}"),
+                reasons => panic!("closed {} times", reasons.len()),
+            }
+        }
+    });
+}
+
+/// A reactor that is told to stop at any moment gives everything back, and each handler hears of its end once.
+#[test]
+fn a_drain_at_any_moment_gives_everything_back() {
+    for_each_seed(|seed| {
+        let mut rng = Rng::with_seed(seed);
+        let (mut reactor, world) = reactor(seed, &mut rng);
+        world
+            .borrow_mut()
+            .arriving
+            .extend((0..rng.usize(0..6)).map(|number| arriving(number, &mut rng, 3_000)).collect::<Vec<_>>());
+        let fate = Rc::new(RefCell::new(Fate::default()));
+        let (fate_of_each, handler_rng) = (fate.clone(), Rng::with_seed(seed));
+        let path = std::env::temp_dir().join(format!("trochus-sim-drain-{}-{seed}", std::process::id()));
+        reactor.listen(path, move |_| Echo { rng: handler_rng.clone(), fate: fate_of_each.clone() }).unwrap();
+        for _ in 0..rng.usize(0..60) {
+            reactor.step(Some(Duration::ZERO)).unwrap();
+        }
+        let grace = Duration::from_millis(rng.u64(0..50));
+        reactor.drain(grace).unwrap();
+        assert_eq!(reactor.outstanding(), Outstanding::default());
+        assert_eq!(world.borrow().faults, Vec::<String>::new());
+        let fate = fate.borrow();
+        assert_eq!(fate.opened, fate.closed.len());
+    });
+}
