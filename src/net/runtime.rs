@@ -4,7 +4,7 @@ use crate::config::{BusyPoll, DRAIN_TIMEOUT, UringFeature};
 use crate::driver::{Backend, Capabilities};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
-use crate::reactor::{Reactor, ReactorBuilder, ReactorHandle};
+use crate::reactor::{self, Reactor, ReactorBuilder, ReactorHandle};
 use core_affinity::CoreId;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -86,8 +86,9 @@ impl RuntimeBuilder {
     /// Starts the reactors.
     pub fn build(&self) -> Result<Runtime> {
         let cores = core_affinity::get_core_ids().unwrap_or_default();
-        let reactors =
-            self.reactors.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        // Asked even if it is not needed here: the reactors are told the same.
+        let usable = reactor::cores();
+        let reactors = self.reactors.unwrap_or(usable);
         if reactors == 0 {
             return Err(Error::InvalidSetting("a runtime needs at least one reactor".to_owned()));
         }

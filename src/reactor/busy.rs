@@ -1,12 +1,20 @@
 //! Whether to look for work before sleeping.
 
 use crate::config::{BUSY_POLL, BusyPoll};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Looking pays off when sleeps are short. This much evidence makes it start, and it stops when it is used up.
 const ENOUGH: u8 = 4;
 const MOST: u8 = 16;
+
+/// How many cores the process may use. Asked once, and by whoever starts reactors before they are pinned: a thread that
+/// is pinned hears of one.
+pub(crate) fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
 
 /// Reactors of this process.
 static REACTORS: AtomicUsize = AtomicUsize::new(0);
@@ -21,8 +29,7 @@ pub(super) struct Busy {
 impl Busy {
     pub(super) fn new(mode: BusyPoll) -> Self {
         REACTORS.fetch_add(1, Ordering::Relaxed);
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Busy { mode, cores, evidence: 0 }
+        Busy { mode, cores: cores(), evidence: 0 }
     }
 
     /// How long to look, if at all.
@@ -77,5 +84,15 @@ mod tests {
         busy.cores = 0;
         (0..MOST).for_each(|_| busy.found());
         assert_eq!(busy.budget(), None, "fewer cores than reactors");
+    }
+
+    #[test]
+    fn a_reactor_on_a_pinned_thread_knows_of_all_cores() {
+        let all = cores();
+        let pinned = std::thread::spawn(|| {
+            core_affinity::set_for_current(core_affinity::get_core_ids().unwrap_or_default()[0]);
+            Busy::new(BusyPoll::Adaptive).cores
+        });
+        assert_eq!(pinned.join().unwrap(), all);
     }
 }

@@ -37,6 +37,7 @@ pub use io::Io;
 pub use options::{ListenOptions, StreamOptions};
 pub use remote::ReactorHandle;
 
+pub(crate) use busy::cores;
 pub(crate) use listener::{Bound, Seats, Share, bind};
 
 use crate::buf::{HasSpare, Spare};

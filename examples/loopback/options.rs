@@ -1,0 +1,175 @@
+//! The command line.
+
+use crate::experiment::{EXPERIMENTS, Experiment};
+use crate::wire::MAX_SIZE;
+use crate::{Result, report};
+use lexopt::Arg::{Long, Short, Value};
+use lexopt::{Parser, ValueExt};
+use std::time::Duration;
+use trochus::net::RuntimeBuilder;
+use trochus::{Backend, BusyPoll, Runtime};
+
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) role: Role,
+    /// The ones to compare; [`Backend::Auto`] only until it is known which that is.
+    pub(crate) backends: Vec<Backend>,
+    pub(crate) experiments: Vec<&'static Experiment>,
+    /// Of each measurement, its slices together.
+    pub(crate) time: Duration,
+    pub(crate) reactors: usize,
+    /// What was asked for; each experiment has defaults of its own.
+    pub(crate) connections: Option<usize>,
+    pub(crate) size: Option<usize>,
+    pub(crate) busy_poll: BusyPoll,
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Role {
+    Both,
+    Server { listen: String },
+    Client { connect: String },
+}
+
+/// With `--busy-poll`: longer than any pause of these experiments.
+const BUSY: BusyPoll = BusyPoll::For(Duration::from_millis(1));
+
+impl Options {
+    /// Reads the command line; `None` if it asks for help.
+    pub(crate) fn from_command_line() -> Result<Option<Self>> {
+        let mut options = Options {
+            role: Role::Both,
+            backends: vec![Backend::Auto],
+            experiments: Vec::new(),
+            time: Duration::from_secs(3),
+            reactors: std::thread::available_parallelism()?.get(),
+            connections: None,
+            size: None,
+            busy_poll: BusyPoll::default(),
+            json: false,
+        };
+        let (mut role, mut listen, mut connect) = (None, None, None);
+        let mut parser = Parser::from_env();
+        while let Some(argument) = parser.next()? {
+            match argument {
+                Long("backend") => options.backends = backends(&parser.value()?.string()?)?,
+                Long("experiment") => options.experiments.push(experiment(&parser.value()?.string()?)?),
+                Long("seconds") => options.time = seconds(parser.value()?.parse()?)?,
+                Long("reactors") => options.reactors = at_least_one("reactors", parser.value()?.parse()?)?,
+                Long("connections") => {
+                    options.connections = Some(at_least_one("connections", parser.value()?.parse()?)?);
+                }
+                Long("size") => options.size = Some(size(parser.value()?.parse()?)?),
+                Long("busy-poll") => options.busy_poll = busy_poll(parser.optional_value())?,
+                Long("json") => options.json = true,
+                Long("role") => role = Some(parser.value()?.string()?),
+                Long("listen") => listen = Some(parser.value()?.string()?),
+                Long("connect") => connect = Some(parser.value()?.string()?),
+                Long("help") | Short('h') => return Ok(None),
+                Long(_) | Short(_) | Value(_) => return Err(argument.unexpected().into()),
+            }
+        }
+        options.role = match (role.as_deref(), listen, connect) {
+            (None, None, None) => Role::Both,
+            (Some("server"), Some(listen), None) => Role::Server { listen },
+            (Some("client"), None, Some(connect)) => Role::Client { connect },
+            _ => return Err("it is `--role server --listen ADDR` or `--role client --connect ADDR`".into()),
+        };
+        if options.experiments.is_empty() {
+            options.experiments = EXPERIMENTS.iter().collect();
+        }
+        Ok(Some(options))
+    }
+
+    /// Finds out which backend `auto` is.
+    pub(crate) fn resolve_backends(&mut self) -> Result<()> {
+        for backend in &mut self.backends {
+            if *backend == Backend::Auto {
+                *backend = Runtime::builder().reactors(1).build()?.backend();
+            }
+        }
+        Ok(())
+    }
+
+    /// For the reactors on the cores from `first_core` on.
+    pub(crate) fn runtime(&self, backend: Backend, reactors: usize, first_core: usize) -> RuntimeBuilder {
+        let builder = Runtime::builder().reactors(reactors).pin(true).first_core(first_core);
+        builder.backend(backend).busy_poll(self.busy_poll)
+    }
+
+    pub(crate) fn busy_poll_name(&self) -> &'static str {
+        match self.busy_poll {
+            BusyPoll::Off => "off",
+            BusyPoll::Adaptive => "adaptive",
+            BusyPoll::For(_) => "on",
+        }
+    }
+}
+
+fn backends(name: &str) -> Result<Vec<Backend>> {
+    Ok(if name == "all" { Backend::available() } else { vec![name.parse()?] })
+}
+
+fn experiment(name: &str) -> Result<&'static Experiment> {
+    let known = || EXPERIMENTS.iter().map(|experiment| experiment.name).collect::<Vec<_>>().join(", ");
+    EXPERIMENTS
+        .iter()
+        .find(|experiment| experiment.name == name)
+        .ok_or_else(|| format!("there is no experiment `{name}`, but {}", known()).into())
+}
+
+fn seconds(seconds: f64) -> Result<Duration> {
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if time >= Duration::from_millis(10) => Ok(time),
+        _ => Err(format!("--seconds must be at least 0.01, not {seconds}").into()),
+    }
+}
+
+fn at_least_one(what: &str, number: usize) -> Result<usize> {
+    if number == 0 { Err(format!("--{what} must be at least 1").into()) } else { Ok(number) }
+}
+
+fn size(bytes: usize) -> Result<usize> {
+    let most = MAX_SIZE as usize;
+    if (1..=most).contains(&bytes) {
+        Ok(bytes)
+    } else {
+        Err(format!("--size must be 1 to {most} bytes, not {bytes}").into())
+    }
+}
+
+fn busy_poll(value: Option<std::ffi::OsString>) -> Result<BusyPoll> {
+    match value.as_deref().map(|value| value.to_string_lossy().into_owned()).as_deref() {
+        None | Some("on") => Ok(BUSY),
+        Some("adaptive") => Ok(BusyPoll::Adaptive),
+        Some("off") => Ok(BusyPoll::Off),
+        Some(other) => Err(format!("--busy-poll is `on`, `adaptive` or `off`, not `{other}`").into()),
+    }
+}
+
+pub(crate) fn print_help() {
+    println!(
+        "\
+Moves real bytes over TCP loopback, checks each of them at the far end, and compares the rate with that of plain
+socket loops that do the same in the same run.
+
+loopback [OPTIONS]
+
+  --backend NAME           auto, io_uring, fallback or all (auto)
+  --experiment NAME        which to run; may be repeated (all)
+  --seconds S              time of each measurement (3)
+  --reactors N             reactors, each on a core of its own (one a core)
+  --connections N          connections (an experiment's own)
+  --size BYTES             bytes of a write, or of a message (an experiment's own)
+  --busy-poll[=MODE]       reactors look for work before they sleep: on, adaptive (unless given) or off
+  --json                   one JSON object a line instead of the table
+  --role server --listen ADDR    serves clients until SIGINT or SIGTERM
+  --role client --connect ADDR   runs the experiments against such a server
+  --help                   this
+
+Experiments:
+{experiments}",
+        experiments = report::experiments(),
+    );
+}

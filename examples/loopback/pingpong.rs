@@ -1,0 +1,207 @@
+//! `pingpong`: one small message at a time, there and back.
+
+use crate::baseline_pingpong;
+use crate::experiment::Experiment;
+use crate::message::{Messages, SEQUENCE_BYTES};
+use crate::options::Options;
+use crate::pattern::{Pattern, WINDOW};
+use crate::report::{Progress, Report, Row, Unit};
+use crate::rounds::{Sample, Slice, Subject, compare};
+use crate::stream::{Outcome, Outcomes};
+use crate::watch::Watch;
+use crate::wire::{Hello, Mode};
+use crate::{Result, connections, latency};
+
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
+use trochus::net::{Address, CloseReason, Handler, Io};
+use trochus::{Backend, Runtime};
+
+pub(crate) const PING_PONG: Experiment = Experiment {
+    name: "pingpong",
+    about: "64 bytes there and back, one at a time; 1, 16 and 128 connections",
+    run,
+    client: Some(client),
+};
+
+const SIZE: usize = 64;
+const CONNECTIONS: &[usize] = &[1, 16, 128];
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) connections: usize,
+    pub(crate) size: usize,
+    pub(crate) pattern: Pattern,
+}
+
+fn plans(options: &Options) -> Result<Vec<Plan>> {
+    let size = options.size.unwrap_or(SIZE);
+    if !(SEQUENCE_BYTES..=WINDOW).contains(&size) {
+        return Err(
+            format!("pingpong takes a --size of {SEQUENCE_BYTES} to {WINDOW} bytes, not {size}").into()
+        );
+    }
+    let pattern = Pattern::new();
+    let plan = |connections| Plan { connections, size, pattern: pattern.clone() };
+    Ok(match options.connections {
+        Some(connections) => vec![plan(connections)],
+        None => CONNECTIONS.iter().copied().map(plan).collect(),
+    })
+}
+
+fn run(options: &Options, progress: &mut Progress, report: Report<'_>) -> Result<()> {
+    for plan in plans(options)? {
+        let compared = compare(options, |subject, slice| match subject {
+            Subject::Trochus(backend) => measure(options, &plan, backend, slice, progress),
+            Subject::Baseline => baseline_pingpong::measure(options, &plan, slice, progress),
+        })?;
+        for compared in &compared {
+            let row = Row::new(options, PING_PONG.name, plan.connections, plan.size, compared.backend);
+            report(row.compared(compared));
+        }
+    }
+    Ok(())
+}
+
+/// Client and server on different cores, as between two machines, so that it matters how they sleep and wake. On a
+/// single reactor both share it.
+fn measure(
+    options: &Options,
+    plan: &Plan,
+    backend: Backend,
+    slice: Slice,
+    progress: &mut Progress,
+) -> Result<Sample> {
+    let for_clients = options.reactors / 2;
+    let servers = options.runtime(backend, options.reactors - for_clients, for_clients).build()?;
+    let apart = (for_clients > 0).then(|| options.runtime(backend, for_clients, 0).build()).transpose()?;
+    let clients = apart.as_ref().unwrap_or(&servers);
+    let watch = Arc::new(Watch::default());
+    let server = connections::serve(&servers, "127.0.0.1:0", &plan.pattern, &watch)?;
+    let sample = play(clients, server.local_addr(), plan, &watch, slice, &backend.to_string(), progress)?;
+    if let Some(clients) = apart {
+        clients.shutdown(connections::PATIENCE)?;
+    }
+    servers.shutdown(connections::PATIENCE)?;
+    connections::check(&watch)?;
+    Ok(sample)
+}
+
+fn client(options: &Options, server: &Address, progress: &mut Progress, report: Report<'_>) -> Result<()> {
+    let slice = Slice { warm_up: options.time / 4, time: options.time };
+    for plan in plans(options)? {
+        for &backend in &options.backends {
+            let runtime = options.runtime(backend, options.reactors, 0).build()?;
+            let watch = Arc::new(Watch::default());
+            let sample = play(&runtime, server, &plan, &watch, slice, &backend.to_string(), progress)?;
+            runtime.shutdown(connections::PATIENCE)?;
+            let row = Row::new(options, PING_PONG.name, plan.connections, plan.size, backend);
+            report(row.measured(&sample));
+        }
+    }
+    Ok(())
+}
+
+/// The client's end of a measurement.
+fn play(
+    runtime: &Runtime,
+    server: &Address,
+    plan: &Plan,
+    watch: &Arc<Watch>,
+    slice: Slice,
+    name: &str,
+    progress: &mut Progress,
+) -> Result<Sample> {
+    let (told, outcomes) = mpsc::channel();
+    let handles = connections::open(runtime, server, plan.connections, |connection| {
+        let hello = Hello { mode: Mode::PingPong, connection, size: plan.size as u32 };
+        let (pattern, watch, told) = (plan.pattern.clone(), watch.clone(), told.clone());
+        move || Pinger::new(pattern, hello, watch, told)
+    })?;
+    let played = || runtime.metrics().received_bytes / plan.size as u64;
+    progress.wait(slice.warm_up, name, Unit::Messages, played);
+    latency::take(runtime)?;
+    let start = Instant::now();
+    progress.wait(slice.time, name, Unit::Messages, played);
+    let (latencies, time) = (latency::take(runtime)?, start.elapsed());
+    connections::finish(&handles, &outcomes)?;
+    Ok(latencies.sample(time, plan.size))
+}
+
+/// The client's end of a connection.
+struct Pinger {
+    hello: Hello,
+    messages: Messages,
+    sent_at: Instant,
+    watch: Arc<Watch>,
+    /// Told once, at the end.
+    outcomes: Option<Outcomes>,
+    stopping: bool,
+}
+
+impl Pinger {
+    fn new(pattern: Pattern, hello: Hello, watch: Arc<Watch>, outcomes: Outcomes) -> Self {
+        let messages = Messages::new(pattern, hello.size as usize);
+        let sent_at = Instant::now();
+        Pinger { hello, messages, sent_at, watch, outcomes: Some(outcomes), stopping: false }
+    }
+
+    fn fail(&mut self, what: impl std::fmt::Display) {
+        let failure = self.watch.fail(self.hello.connection, what);
+        if let Some(outcomes) = self.outcomes.take() {
+            // Whoever does not wait for it any more has given up with an error already.
+            let _ = outcomes.send(Err(failure));
+        }
+    }
+}
+
+impl Handler for Pinger {
+    fn on_open(&mut self, io: &mut Io<'_>) {
+        io.write(&self.hello.encode());
+        self.sent_at = Instant::now();
+        io.write(self.messages.current());
+    }
+
+    fn on_bytes(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> usize {
+        let size = self.messages.size();
+        if bytes.len() < size {
+            io.expect(size);
+            return 0;
+        }
+        // There is one message under way, so no other can lie behind it.
+        if let Err(mismatch) = self.messages.take(&bytes[..size]) {
+            self.fail(mismatch);
+            io.abort();
+            return bytes.len();
+        }
+        let now = Instant::now();
+        latency::record(now - self.sent_at);
+        if self.stopping {
+            io.close();
+        } else {
+            self.sent_at = now;
+            io.write(self.messages.current());
+        }
+        size
+    }
+
+    /// The time is up.
+    fn on_notify(&mut self, _io: &mut Io<'_>) {
+        self.stopping = true;
+    }
+
+    fn on_end(&mut self, io: &mut Io<'_>) {
+        self.fail("the server ended the connection");
+        io.abort();
+    }
+
+    fn on_close(&mut self, reason: &CloseReason) {
+        if !reason.is_clean() && self.outcomes.is_some() {
+            self.fail(reason);
+        }
+        if let Some(outcomes) = self.outcomes.take() {
+            let _ = outcomes.send(Ok(Outcome { bytes: 0, local: None }));
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Progress, the table, the picture and JSON.
+
+use crate::experiment::EXPERIMENTS;
+use crate::options::Options;
+use crate::rounds::{Compared, Sample};
+use serde::Serialize;
+use std::fmt::Write;
+use std::thread;
+use std::time::{Duration, Instant};
+use trochus::Backend;
+
+/// Takes each row as soon as it is there.
+pub(crate) type Report<'a> = &'a mut dyn FnMut(Row);
+
+/// One line of results. The names are those of the JSON objects; `None` where something does not apply.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Row {
+    pub(crate) experiment: &'static str,
+    pub(crate) backend: String,
+    pub(crate) reactors: usize,
+    pub(crate) connections: usize,
+    /// Bytes of a write, or of a message.
+    pub(crate) size: usize,
+    pub(crate) busy_poll: &'static str,
+    pub(crate) messages_per_s: Option<f64>,
+    pub(crate) gbit_per_s: Option<f64>,
+    pub(crate) p50_us: Option<f64>,
+    pub(crate) p99_us: Option<f64>,
+    pub(crate) baseline_messages_per_s: Option<f64>,
+    pub(crate) baseline_gbit_per_s: Option<f64>,
+    pub(crate) baseline_p50_us: Option<f64>,
+    pub(crate) baseline_p99_us: Option<f64>,
+    /// Trochus over the baseline: of messages where there are messages, else of bytes.
+    pub(crate) ratio: Option<f64>,
+    /// Both ends of each connection were on one reactor.
+    pub(crate) local: Option<bool>,
+}
+
+impl Row {
+    pub(crate) fn new(
+        options: &Options,
+        experiment: &'static str,
+        connections: usize,
+        size: usize,
+        backend: Backend,
+    ) -> Self {
+        Row {
+            experiment,
+            backend: backend.to_string(),
+            reactors: options.reactors,
+            connections,
+            size,
+            busy_poll: options.busy_poll_name(),
+            messages_per_s: None,
+            gbit_per_s: None,
+            p50_us: None,
+            p99_us: None,
+            baseline_messages_per_s: None,
+            baseline_gbit_per_s: None,
+            baseline_p50_us: None,
+            baseline_p99_us: None,
+            ratio: None,
+            local: None,
+        }
+    }
+
+    pub(crate) fn measured(mut self, sample: &Sample) -> Self {
+        self.messages_per_s = sample.messages_per_s;
+        self.gbit_per_s = sample.bytes_per_s.map(gbit);
+        (self.p50_us, self.p99_us, self.local) = (sample.p50_us, sample.p99_us, sample.local);
+        self
+    }
+
+    pub(crate) fn compared(self, Compared { trochus, baseline, .. }: &Compared) -> Self {
+        let mut row = self.measured(trochus);
+        row.baseline_messages_per_s = baseline.messages_per_s;
+        row.baseline_gbit_per_s = baseline.bytes_per_s.map(gbit);
+        (row.baseline_p50_us, row.baseline_p99_us) = (baseline.p50_us, baseline.p99_us);
+        let ratio = |ours: Option<f64>, theirs: Option<f64>| Some(ours? / theirs?);
+        row.ratio = ratio(trochus.messages_per_s, baseline.messages_per_s)
+            .or_else(|| ratio(trochus.bytes_per_s, baseline.bytes_per_s));
+        row
+    }
+
+    pub(crate) fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a row has only strings and numbers")
+    }
+}
+
+fn gbit(bytes_per_s: f64) -> f64 {
+    bytes_per_s * 8.0 / 1e9
+}
+
+/// A line a second on standard error, while something is measured.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    experiment: &'static str,
+    last: Instant,
+}
+
+/// What a rate is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    Bytes,
+    Messages,
+}
+
+impl Progress {
+    pub(crate) fn new(experiment: &'static str) -> Self {
+        Progress { experiment, last: Instant::now() }
+    }
+
+    /// Lets `time` pass, and now and then says how fast `count` grows.
+    pub(crate) fn wait(&mut self, time: Duration, who: &str, unit: Unit, count: impl Fn() -> u64) {
+        let (start, before) = (Instant::now(), count());
+        let end = start + time;
+        while Instant::now() < end {
+            let next = end.min(self.last + Duration::from_secs(1));
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+            if self.last.elapsed() >= Duration::from_secs(1) {
+                self.last = Instant::now();
+                let rate = (count() - before) as f64 / start.elapsed().as_secs_f64();
+                let rate = match unit {
+                    Unit::Bytes => format!("{:.1} Gbit/s", gbit(rate)),
+                    Unit::Messages => format!("{rate:.0} messages/s"),
+                };
+                eprintln!("{} {who}: {rate}", self.experiment);
+            }
+        }
+    }
+}
+
+/// The experiments' names and what they are, for the help.
+pub(crate) fn experiments() -> String {
+    let mut text = String::new();
+    for experiment in EXPERIMENTS {
+        writeln!(text, "  {:<24} {}", experiment.name, experiment.about).expect("a string takes everything");
+    }
+    text
+}
+
+/// All rows, under a heading.
+pub(crate) fn table(rows: &[Row]) -> String {
+    let heading = ["experiment", "backend", "conns", "size", "messages/s", "Gbit/s", "p50 µs", "p99 µs"]
+        .into_iter()
+        .chain(["plain messages/s", "plain Gbit/s", "ratio", "local"])
+        .map(str::to_owned);
+    let mut lines: Vec<Vec<String>> = vec![heading.collect()];
+    lines.extend(rows.iter().map(cells));
+    let widths: Vec<usize> = (0..lines[0].len())
+        .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    let mut text = String::new();
+    for line in lines {
+        let mut row = String::new();
+        for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
+            // Names to the left, figures to the right.
+            let padded = if column < 2 { format!("{cell:<width$}") } else { format!("{cell:>width$}") };
+            row = if column == 0 { padded } else { row + "  " + &padded };
+        }
+        text += row.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let number = |value: Option<f64>, digits: usize| {
+        value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+    };
+    vec![
+        row.experiment.to_owned(),
+        row.backend.clone(),
+        row.connections.to_string(),
+        row.size.to_string(),
+        number(row.messages_per_s, 0),
+        number(row.gbit_per_s, 2),
+        number(row.p50_us, 1),
+        number(row.p99_us, 1),
+        number(row.baseline_messages_per_s, 0),
+        number(row.baseline_gbit_per_s, 2),
+        number(row.ratio, 2),
+        row.local.map_or("-", |local| if local { "yes" } else { "no" }).to_owned(),
+    ]
+}
+
+/// Columns of a bar whose ratio is 1.
+const SCALE: f64 = 40.0;
+const LONGEST_BAR: usize = 72;
+
+/// The ratios as bars; `|` is where the plain sockets are.
+pub(crate) fn picture(rows: &[Row]) -> String {
+    let mut text = String::new();
+    for (row, ratio) in rows.iter().filter_map(|row| Some((row, row.ratio?))) {
+        let length = ((ratio * SCALE).round() as usize).min(LONGEST_BAR);
+        let mut bar: Vec<char> = vec!['█'; length];
+        bar.resize(length.max(SCALE as usize + 1), ' ');
+        bar[SCALE as usize] = '|';
+        let (bar, name) =
+            (bar.into_iter().collect::<String>(), format!("{} × {}", row.experiment, row.connections));
+        writeln!(text, "{name:<16} {:<9} {bar} {ratio:.2}", row.backend).expect("a string takes everything");
+    }
+    text
+}
