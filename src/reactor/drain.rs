@@ -5,7 +5,7 @@ use super::connection::{Connection, Phase};
 use super::handler::CloseReason;
 use crate::config::REAP_TIMEOUT;
 use crate::error::Result;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 impl Reactor {
     /// Begins to stop: listeners close, and each handler's [`on_shutdown`](super::Handler::on_shutdown) is called. What has
