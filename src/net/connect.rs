@@ -99,6 +99,20 @@ impl<F: FnOnce() -> H + 'static, H: Handler> Handler for Dial<F, H> {
         }
     }
 
+    fn on_poll(&mut self, io: &mut Io<'_>) -> bool {
+        self.handler.as_mut().is_some_and(|handler| handler.on_poll(io))
+    }
+
+    fn prepare_sleep(&mut self) {
+        if let Some(handler) = &mut self.handler {
+            handler.prepare_sleep();
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.handler.as_ref().is_some_and(Handler::is_ready)
+    }
+
     fn on_timer(&mut self, io: &mut Io<'_>) {
         if let Some(handler) = &mut self.handler {
             handler.on_timer(io);
