@@ -38,7 +38,7 @@ impl WakeFlag {
 }
 
 #[cfg(all(test, loom))]
-mod tests {
+mod loom_tests {
     use super::*;
     use loom::sync::atomic::AtomicUsize;
     use loom::sync::{Arc, Condvar, Mutex};
