@@ -98,6 +98,7 @@ impl Reactor {
             Ok(sent) => {
                 counters.sends.add(1);
                 counters.sent_bytes.add(sent as u64);
+                link.from_others = link.from_others.saturating_sub(sent);
                 payload.advance(sent);
                 if payload.is_empty() || link.phase == Phase::Dead {
                     self.shared.spare.give(payload.into_text());
@@ -133,10 +134,7 @@ impl Reactor {
 
     pub(super) fn look_into_outbox(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
-        let Some(handle) = &link.remote else { return };
-        // While the peer is slow, what others write waits in the outbox, so that they notice.
-        let wants_output = link.accepts_output() && !link.throttled;
-        if handle.remote().collect(wants_output, &mut link.out) && link.phase == Phase::Open {
+        if link.collect_outbox(link.wants_outbox()) && link.phase == Phase::Open {
             self.call(id, |handler, io| handler.on_notify(io));
         }
         self.settle(id);
