@@ -202,8 +202,13 @@ impl Driver {
     }
 
     /// Whether the next wait has something to do that the [`descriptor`](Self::descriptor) does not show.
-    pub(crate) fn has_work(&self) -> bool {
+    pub(crate) fn has_work(&mut self) -> bool {
         each!(self, driver => driver.has_work())
+    }
+
+    /// Makes the [`descriptor`](Self::descriptor) readable, whatever it was before.
+    pub(crate) fn announce(&self) {
+        each!(self, driver => driver.announce());
     }
 
     pub(crate) fn stats(&self) -> DriverStats {

@@ -136,7 +136,8 @@ impl Reactor {
             self.enter(Some(Duration::ZERO))?;
         }
         if self.has_ready_work() || self.driver.has_work() || !self.shared.mailbox.fall_asleep() {
-            self.shared.mailbox.ring();
+            self.shared.mailbox.awake();
+            self.driver.announce();
         }
         Ok(())
     }
