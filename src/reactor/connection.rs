@@ -88,6 +88,7 @@ pub(super) struct Link {
     /// The deadlines that the timers know.
     pub(super) handler_timer: Option<Instant>,
     pub(super) phase_timer: Option<Instant>,
+    pub(super) retry_timer: Option<Instant>,
     /// The place at the server's table, given back on drop.
     pub(super) _seat: Option<Seat>,
 }
@@ -129,6 +130,7 @@ impl Link {
             handler_deadline: None,
             handler_timer: None,
             phase_timer: None,
+            retry_timer: None,
             _seat: seat,
         }
     }

@@ -250,6 +250,7 @@ impl Reactor {
             match due {
                 Due::Handler(id) => self.handler_timer(id),
                 Due::Phase(id) => self.phase_timer(id),
+                Due::Connect(id) => self.connect_again(id),
                 Due::Accept(id) => self.end_rest(id),
             }
         }
