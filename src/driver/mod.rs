@@ -52,6 +52,9 @@ pub(crate) enum Event {
     Received(io::Result<Received>),
     /// How many bytes of the payload were sent, possibly fewer than it has, and the payload.
     Sent(io::Result<usize>, Payload),
+    /// A cancellation did not find the operation. It may have completed; but the kernel also moves operations about, and
+    /// does not find one on its way. Whoever still waits for the final completion cancels again.
+    NotCancelled,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,7 +164,8 @@ impl Driver {
         each!(self, driver => driver.submit(token, op));
     }
 
-    /// Asks for the end of an operation, which then has its final completion soon, whichever that is.
+    /// Asks for the end of an operation, which then has its final completion soon, whichever that is, unless there is an
+    /// [`Event::NotCancelled`].
     pub(crate) fn cancel(&mut self, token: Token, socket: RawFd) {
         each!(self, driver => driver.cancel(token, socket));
     }

@@ -147,10 +147,13 @@ impl Uring {
     }
 
     pub(crate) fn cancel(&mut self, token: Token, _socket: RawFd) {
-        self.push(Wire::Cancel { target: token.bits() }, Internal::Cancelled.bits());
-        if token.kind() == Kind::Receive && !self.capabilities.provided_buffers {
-            self.push(Wire::Cancel { target: Internal::Readable(token).bits() }, Internal::Cancelled.bits());
-        }
+        let target = if token.kind() == Kind::Receive && !self.capabilities.provided_buffers {
+            // The receive that follows ends by itself, without waiting.
+            Internal::Readable(token).bits()
+        } else {
+            token.bits()
+        };
+        self.push(Wire::Cancel { target }, Internal::Cancelled(Some(token)).bits());
     }
 
     pub(crate) fn wait(&mut self, timeout: Option<Duration>, into: &mut Vec<Completion>) -> io::Result<()> {
@@ -310,7 +313,10 @@ impl Uring {
 
     fn complete_internal(&mut self, raw: Raw, into: &mut Vec<Completion>) {
         match Internal::from_bits(raw.user_data) {
-            Internal::Cancelled | Internal::Probe => {}
+            Internal::Cancelled(Some(token)) if raw.found_nothing() => {
+                into.push(Completion { token, event: Event::NotCancelled, more: true });
+            }
+            Internal::Cancelled(_) | Internal::Probe => {}
             Internal::Wake => {
                 if !raw.more() {
                     self.wake.clear();
@@ -344,7 +350,7 @@ impl Uring {
     /// Ends everything and waits until the kernel has let go of all memory. `false` if it did not.
     fn reap_to_zero(&mut self) -> bool {
         let deadline = Instant::now() + REAP_TIMEOUT;
-        self.push(Wire::CancelAll, Internal::Cancelled.bits());
+        self.push(Wire::CancelAll, Internal::Cancelled(None).bits());
         let mut ended = Vec::new();
         while self.in_flight > 0 {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
