@@ -55,6 +55,9 @@ pub(crate) enum Event {
     Received(io::Result<Received>),
     /// How many bytes of the payload were sent, possibly fewer than it has, and the payload.
     Sent(io::Result<usize>, Payload),
+    /// A cancellation did not find the operation. It may have completed; but the kernel also moves operations about, and
+    /// does not find one on its way. Whoever still waits for the final completion cancels again.
+    NotCancelled,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +193,8 @@ impl Driver {
         each!(self, driver => driver.submit(token, op));
     }
 
-    /// Asks for the end of an operation, which then has its final completion soon, whichever that is.
+    /// Asks for the end of an operation, which then has its final completion soon, whichever that is, unless there is an
+    /// [`Event::NotCancelled`].
     pub(crate) fn cancel(&mut self, token: Token, socket: RawFd) {
         each!(self, driver => driver.cancel(token, socket));
     }
@@ -231,8 +235,13 @@ impl Driver {
     }
 
     /// Whether the next wait has something to do that the [`descriptor`](Self::descriptor) does not show.
-    pub(crate) fn has_work(&self) -> bool {
+    pub(crate) fn has_work(&mut self) -> bool {
         each!(self, driver => driver.has_work())
+    }
+
+    /// Makes the [`descriptor`](Self::descriptor) readable, whatever it was before.
+    pub(crate) fn announce(&self) {
+        each!(self, driver => driver.announce());
     }
 
     pub(crate) fn stats(&self) -> DriverStats {

@@ -58,9 +58,9 @@ pub(super) struct Link {
     pub(super) out: Payload,
     /// Bytes in the other half, which the driver has. 0 if no send is in flight.
     pub(super) sending: usize,
-    /// Bytes of the output that other threads wrote. What holds those threads back is the outbox's limit, and not that
-    /// reading pauses, which would only keep the peer from sending and so, in the end, from reading.
-    pub(super) from_others: usize,
+    /// Bytes of the output that are no answer to input: what other threads wrote, and what the handler declared to be such.
+    /// They do not make reading pause, which would only keep the peer from sending and so, in the end, from reading.
+    pub(super) unsolicited: usize,
     pub(super) send_cancelled: bool,
     pub(super) connecting: bool,
     /// It was established, and counted as that.
@@ -92,6 +92,7 @@ pub(super) struct Link {
     /// The deadlines that the timers know.
     pub(super) handler_timer: Option<Instant>,
     pub(super) phase_timer: Option<Instant>,
+    pub(super) retry_timer: Option<Instant>,
     /// The place at the server's table, given back on drop.
     pub(super) _seat: Option<Seat>,
 }
@@ -114,7 +115,7 @@ impl Link {
             reading: Reading::Idle,
             out: Payload::default(),
             sending: 0,
-            from_others: 0,
+            unsolicited: 0,
             send_cancelled: false,
             connecting: false,
             opened: false,
@@ -135,6 +136,7 @@ impl Link {
             handler_deadline: None,
             handler_timer: None,
             phase_timer: None,
+            retry_timer: None,
             _seat: seat,
         }
     }
@@ -203,7 +205,7 @@ impl Link {
         let Some(handle) = &self.remote else { return false };
         let before = self.out.len();
         let notified = handle.remote().collect(wants_output, &mut self.out);
-        self.from_others += self.out.len() - before;
+        self.unsolicited += self.out.len() - before;
         notified
     }
 
@@ -243,7 +245,7 @@ impl Link {
             self.fail(CloseReason::OutputLimit { pending, limit: limits.output_hard });
             return false;
         }
-        let own = pending.saturating_sub(self.from_others);
+        let own = pending.saturating_sub(self.unsolicited);
         let throttled = own > if self.throttled { limits.output_soft / 2 } else { limits.output_soft };
         std::mem::replace(&mut self.throttled, throttled) != throttled && throttled
     }

@@ -107,6 +107,9 @@ impl Reactor {
 
     fn settle_timer(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        if link.phase == Phase::Dead {
+            self.timers.change(&mut link.retry_timer, Due::Connect(id), None);
+        }
         let deadline = link.handler_deadline.filter(|_| link.phase <= Phase::Open);
         self.timers.change(&mut link.handler_timer, Due::Handler(id), deadline);
     }

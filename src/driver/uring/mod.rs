@@ -18,6 +18,7 @@ use entry::{Internal, Message, Raw, Wire};
 use pool::Pool;
 use setup::Ring;
 use socket2::{SockAddr, Socket};
+use std::cell::OnceCell;
 use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
@@ -30,6 +31,8 @@ pub(crate) struct Uring {
     ring: Ring,
     pool: Pool,
     wake: Arc<EventFd>,
+    /// Tells an outer selector that there is something to do, once there has been one. Nothing if it cannot.
+    announcer: OnceCell<Option<EventFd>>,
     /// By the index of the operation's token.
     held: Vec<Held>,
     in_flight: usize,
@@ -83,6 +86,7 @@ impl Uring {
             pool,
             capabilities,
             wake: Arc::new(EventFd::new()?),
+            announcer: OnceCell::new(),
             held: Vec::new(),
             raw: Vec::new(),
             in_flight: 0,
@@ -143,10 +147,13 @@ impl Uring {
     }
 
     pub(crate) fn cancel(&mut self, token: Token, _socket: RawFd) {
-        self.push(Wire::Cancel { target: token.bits() }, Internal::Cancelled.bits());
-        if token.kind() == Kind::Receive && !self.capabilities.provided_buffers {
-            self.push(Wire::Cancel { target: Internal::Readable(token).bits() }, Internal::Cancelled.bits());
-        }
+        let target = if token.kind() == Kind::Receive && !self.capabilities.provided_buffers {
+            // The receive that follows ends by itself, without waiting.
+            Internal::Readable(token).bits()
+        } else {
+            token.bits()
+        };
+        self.push(Wire::Cancel { target }, Internal::Cancelled(Some(token)).bits());
     }
 
     pub(crate) fn wait(&mut self, timeout: Option<Duration>, into: &mut Vec<Completion>) -> io::Result<()> {
@@ -154,6 +161,10 @@ impl Uring {
         self.stats.enters += 1;
         self.ring.enter(timeout)?;
         self.reap(into);
+        if let Some(Some(announcer)) = self.announcer.get() {
+            // Whatever it announced was reaped, or shows in `has_work`.
+            announcer.clear();
+        }
         self.stats.completion_overflows = u64::from(self.ring.overflows());
         Ok(())
     }
@@ -182,17 +193,37 @@ impl Uring {
         self.in_flight
     }
 
-    /// Never: the ring's descriptor shows all there is.
-    pub(crate) fn has_work(&self) -> bool {
-        false
+    pub(crate) fn has_work(&mut self) -> bool {
+        self.ring.has_work()
+    }
+
+    /// Not by the wake alone: its poll may be among the completion work that is waiting, and then says nothing.
+    pub(crate) fn announce(&self) {
+        match self.announcer.get() {
+            Some(Some(announcer)) => announcer.signal(),
+            _ => self.wake.signal(),
+        }
     }
 
     pub(crate) fn stats(&self) -> DriverStats {
         self.stats
     }
 
+    /// The ring's own descriptor polls readable when completions are there. Where the kernel defers completion work until
+    /// somebody enters, an outer selector that waits for that misses some of it (seen on Linux 6.18). There, the kernel
+    /// signals an eventfd; but each signal costs something, so not before somebody wants to know.
     pub(crate) fn descriptor(&self) -> RawFd {
-        self.ring.descriptor()
+        if !self.capabilities.deferred_task_work {
+            return self.ring.descriptor();
+        }
+        let announcer = self.announcer.get_or_init(|| {
+            let announcer = EventFd::new().ok()?;
+            self.ring.announce_to(announcer.descriptor()).ok()?;
+            // For what has completed already.
+            announcer.signal();
+            Some(announcer)
+        });
+        announcer.as_ref().map_or(self.ring.descriptor(), EventFd::descriptor)
     }
 
     /// Waits for the bytes, or lets the kernel do that and pick a buffer then.
@@ -282,7 +313,10 @@ impl Uring {
 
     fn complete_internal(&mut self, raw: Raw, into: &mut Vec<Completion>) {
         match Internal::from_bits(raw.user_data) {
-            Internal::Cancelled | Internal::Probe => {}
+            Internal::Cancelled(Some(token)) if raw.found_nothing() => {
+                into.push(Completion { token, event: Event::NotCancelled, more: true });
+            }
+            Internal::Cancelled(_) | Internal::Probe => {}
             Internal::Wake => {
                 if !raw.more() {
                     self.wake.clear();
@@ -316,7 +350,7 @@ impl Uring {
     /// Ends everything and waits until the kernel has let go of all memory. `false` if it did not.
     fn reap_to_zero(&mut self) -> bool {
         let deadline = Instant::now() + REAP_TIMEOUT;
-        self.push(Wire::CancelAll, Internal::Cancelled.bits());
+        self.push(Wire::CancelAll, Internal::Cancelled(None).bits());
         let mut ended = Vec::new();
         while self.in_flight > 0 {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
