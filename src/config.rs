@@ -66,6 +66,9 @@ pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// How long a reactor looks for work before it sleeps, when looking has paid off lately.
 pub const BUSY_POLL: Duration = Duration::from_micros(50);
 
+/// How long a reactor of [`RuntimeBuilder::latency`](crate::net::RuntimeBuilder::latency) looks for work.
+pub const LATENCY_BUSY_POLL: Duration = Duration::from_millis(1);
+
 /// Receives of one connection in one turn on a backend that makes them itself.
 pub const RECEIVES_PER_TURN: usize = 16;
 
