@@ -258,7 +258,7 @@ impl Driver {
 #[derive(Clone, Debug)]
 pub(crate) enum DriverWaker {
     #[cfg(target_os = "linux")]
-    Event(std::sync::Arc<uring::EventFd>),
+    Event(std::sync::Arc<uring::Bell>),
     Readiness(trochus_fallback::Waker),
     #[cfg(test)]
     Simulated,
@@ -268,7 +268,7 @@ impl DriverWaker {
     pub(crate) fn wake(&self) {
         match self {
             #[cfg(target_os = "linux")]
-            DriverWaker::Event(event) => event.signal(),
+            DriverWaker::Event(bell) => bell.ring(),
             // Fails only when the selector is gone, and then nobody waits.
             DriverWaker::Readiness(waker) => drop(waker.wake()),
             #[cfg(test)]

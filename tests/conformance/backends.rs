@@ -1,6 +1,7 @@
 //! How the backend is chosen. The environment belongs to the whole process, so each of these asks a child process: this
 //! program once more.
 
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Output};
 use trochus::{Backend, Error, Runtime};
 
@@ -45,7 +46,9 @@ pub(crate) fn run_as_child() -> Option<ExitCode> {
 
 /// What a child with these variables says on standard output, and what it logs.
 fn ask(asked: Backend, variables: &[(&str, &str)]) -> (String, String) {
-    let mut child = Command::new(std::env::current_exe().unwrap());
+    // Without `/proc`, the name that it was started by has to do.
+    let program = std::env::current_exe().ok().or_else(|| std::env::args_os().next().map(PathBuf::from));
+    let mut child = Command::new(program.expect("a program has a name"));
     child.env_remove("TROCHUS_BACKEND").env_remove("TROCHUS_IO_URING_WITHOUT");
     child.env(ASKED, asked.to_string()).envs(variables.iter().copied());
     let Output { status, stdout, stderr } = child.output().unwrap();

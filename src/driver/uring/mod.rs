@@ -9,7 +9,7 @@ mod pool;
 mod probe;
 mod setup;
 
-pub(crate) use event::EventFd;
+pub(crate) use event::Bell;
 
 use super::{Capabilities, Completion, DriverStats, DriverWaker, Event, Kind, Op, Received, Token};
 use crate::buf::{BufferId, Payload};
@@ -18,7 +18,6 @@ use entry::{Internal, Message, Raw, Wire};
 use pool::Pool;
 use setup::Ring;
 use socket2::{SockAddr, Socket};
-use std::cell::OnceCell;
 use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
@@ -30,9 +29,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct Uring {
     ring: Ring,
     pool: Pool,
-    wake: Arc<EventFd>,
-    /// Tells an outer selector that there is something to do, once there has been one. Nothing if it cannot.
-    announcer: OnceCell<Option<EventFd>>,
+    bell: Arc<Bell>,
     /// By the index of the operation's token.
     held: Vec<Held>,
     in_flight: usize,
@@ -85,8 +82,7 @@ impl Uring {
             ring,
             pool,
             capabilities,
-            wake: Arc::new(EventFd::new()?),
-            announcer: OnceCell::new(),
+            bell: Arc::new(Bell::new()?),
             held: Vec::new(),
             raw: Vec::new(),
             in_flight: 0,
@@ -161,16 +157,14 @@ impl Uring {
         self.stats.enters += 1;
         self.ring.enter(timeout)?;
         self.reap(into);
-        if let Some(Some(announcer)) = self.announcer.get() {
-            // Whatever it announced was reaped, or shows in `has_work`.
-            announcer.clear();
-        }
+        // Whatever it announced was reaped, or shows in `has_work`.
+        self.bell.clear_outside();
         self.stats.completion_overflows = u64::from(self.ring.overflows());
         Ok(())
     }
 
     pub(crate) fn waker(&self) -> DriverWaker {
-        DriverWaker::Event(self.wake.clone())
+        DriverWaker::Event(self.bell.clone())
     }
 
     pub(crate) fn bytes(&self, buffer: BufferId, len: usize) -> &[u8] {
@@ -199,9 +193,8 @@ impl Uring {
 
     /// Not by the wake alone: its poll may be among the completion work that is waiting, and then says nothing.
     pub(crate) fn announce(&self) {
-        match self.announcer.get() {
-            Some(Some(announcer)) => announcer.signal(),
-            _ => self.wake.signal(),
+        if !self.bell.ring_outside() {
+            self.bell.ring();
         }
     }
 
@@ -216,14 +209,8 @@ impl Uring {
         if !self.capabilities.deferred_task_work {
             return self.ring.descriptor();
         }
-        let announcer = self.announcer.get_or_init(|| {
-            let announcer = EventFd::new().ok()?;
-            self.ring.announce_to(announcer.descriptor()).ok()?;
-            // For what has completed already.
-            announcer.signal();
-            Some(announcer)
-        });
-        announcer.as_ref().map_or(self.ring.descriptor(), EventFd::descriptor)
+        let outside = self.bell.outside(|event| self.ring.announce_to(event));
+        outside.unwrap_or_else(|| self.ring.descriptor())
     }
 
     /// Waits for the bytes, or lets the kernel do that and pick a buffer then.
@@ -239,7 +226,7 @@ impl Uring {
     }
 
     fn watch_wake(&mut self) {
-        let socket = self.wake.descriptor();
+        let socket = self.bell.descriptor();
         self.push(Wire::Watch { socket }, Internal::Wake.bits());
     }
 
@@ -319,7 +306,7 @@ impl Uring {
             Internal::Cancelled(_) | Internal::Probe => {}
             Internal::Wake => {
                 if !raw.more() {
-                    self.wake.clear();
+                    self.bell.clear();
                     self.watch_wake();
                 }
             }
