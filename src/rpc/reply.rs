@@ -136,10 +136,12 @@ impl<R> Reply<R> {
         if CURRENT.get() != self.dispatch {
             return Some(response);
         }
-        // SAFETY: the dispatch with this number, of which there is one, is going on on this very thread (it sets `CURRENT` and
-        // restores it when it is dropped, before its slot can be). Nobody else has a reference into the slot: other
-        // threads fail the comparison, and `Dispatch::serve` does not touch its own across the service's call.
-        let state = unsafe { &mut *(*self.slot).0.get() };
+        // SAFETY: the dispatch with this number, of which there is one, is going on on this very thread: it sets `CURRENT` and
+        // restores it when it is dropped, before its slot can be. So the slot is alive.
+        let slot = unsafe { &*self.slot };
+        // SAFETY: nobody else has a reference into the slot: other threads fail the comparison above, and `Dispatch::serve`
+        // does not use its own across the service's call.
+        let state = unsafe { &mut *slot.0.get() };
         if state.ticket != self.ticket {
             return Some(response);
         }
