@@ -39,7 +39,7 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
     /// Takes requests over while there is room for them. Whether there were any.
     fn pump(&mut self, io: &mut Io<'_>) -> bool {
         let Some(engine) = &mut self.engine else { return false };
-        let (mut any, mut room) = (false, io.room());
+        let (mut any, mut room) = (false, engine.options.room(io.pending()));
         if room > 0 && !self.finishing {
             let out = io.out();
             let full = out.len() + room;
@@ -73,7 +73,7 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
 
     fn receive(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> Result<(usize, usize), String> {
         let Some(engine) = &mut self.engine else { return Ok((bytes.len(), 0)) };
-        let room = io.room();
+        let room = engine.options.room(io.pending());
         let out = io.out();
         let mut requests =
             Requests { codec: &mut self.requests, expected: &mut self.expected, room: out.len() + room, out };
@@ -199,7 +199,7 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
         let Some(engine) = &mut self.engine else { return };
         engine.target.connected(io.handle());
         engine.attempt = 0;
-        let room = io.room();
+        let room = engine.options.room(io.pending());
         let out = io.out();
         let mut requests =
             Requests { codec: &mut self.requests, expected: &mut self.expected, room: out.len() + room, out };

@@ -65,9 +65,10 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
     ) -> Result<(usize, usize), (usize, Broken)> {
         let Some(later) = &self.later else { return Ok((0, 0)) };
         let mut dispatch = Dispatch::begin(&self.slot);
+        // Beyond the limit by one response: then reading pauses, and what is left comes again once there is room.
         let full = out.len().saturating_add(room);
         let mut consumed = 0;
-        while out.len() < full && self.open.len() < self.options.requests_in_progress {
+        while out.len() <= full && self.open.len() < self.options.requests_in_progress {
             let decoded = P::Correlation::decode(&mut self.requests, &bytes[consumed..]);
             let ((id, request), taken) = match decoded {
                 Ok(Decoded::Item { item, consumed }) => (item, consumed),
