@@ -5,6 +5,8 @@ use crate::reactor::Handle;
 use parking_lot::Mutex;
 use std::cell::{Cell, UnsafeCell};
 use std::fmt;
+use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,8 +20,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// before it. Only a protocol without correlation has no need of that.
 #[must_use = "a request without a reply closes its connection"]
 pub struct Reply<R> {
-    /// Taken when the reply is sent.
-    later: Option<Arc<Later<R>>>,
+    /// Where the response goes if it is not sent at once. A reference that the slot counted beforehand, and that passes to
+    /// this reply when it leaves its dispatch.
+    later: NonNull<Later<R>>,
     ticket: u64,
     dispatch: u64,
     slot: *const Slot<R>,
@@ -34,14 +37,16 @@ pub(super) enum Answer<R> {
 }
 
 /// Where a reply leaves its response as long as its service is being called.
-pub(super) struct Slot<R>(UnsafeCell<SlotState<R>>);
+pub(super) struct Slot<R> {
+    state: UnsafeCell<SlotState<R>>,
+    /// Counted once more than this slot needs it: for the reply that is out.
+    spare: Cell<NonNull<Later<R>>>,
+}
 
 struct SlotState<R> {
     /// The request that is being served.
     ticket: u64,
     answer: Answer<R>,
-    /// The reply's link, given back, so that the next one need not count references.
-    later: Option<Arc<Later<R>>>,
 }
 
 /// Where replies go that were not sent while the service was being called.
@@ -56,9 +61,6 @@ thread_local! {
     /// The next number of this thread's block of them.
     static NEXT: Cell<u64> = const { Cell::new(0) };
 }
-
-/// No request has it.
-const NO_TICKET: u64 = u64::MAX;
 
 /// Numbers that a thread takes at a time.
 const BLOCK: u64 = 1 << 32;
@@ -78,45 +80,84 @@ fn fresh_dispatch() -> u64 {
 /// their slot.
 pub(super) struct Dispatch<'a, R> {
     slot: &'a Slot<R>,
+    later: &'a Arc<Later<R>>,
     number: u64,
     outer: u64,
 }
 
 impl<R> Slot<R> {
-    pub(super) fn new() -> Self {
-        Slot(UnsafeCell::new(SlotState { ticket: NO_TICKET, answer: Answer::Later, later: None }))
+    pub(super) fn new(later: &Arc<Later<R>>) -> Self {
+        let state = SlotState { ticket: NOBODY, answer: Answer::Later };
+        Slot { state: UnsafeCell::new(state), spare: Cell::new(counted(later.clone())) }
+    }
+
+    /// The reply that was out has taken the spare reference with it: counts another one.
+    #[cold]
+    fn replace_spare(&self, later: &Arc<Later<R>>) {
+        self.spare.set(counted(later.clone()));
     }
 }
 
+impl<R> Drop for Slot<R> {
+    fn drop(&mut self) {
+        // SAFETY: the slot owns the spare reference: whenever a reply took it, another one was put in its place.
+        drop(unsafe { Arc::from_raw(self.spare.get().as_ptr()) });
+    }
+}
+
+/// A reference that somebody has to give back by `Arc::from_raw`.
+fn counted<R>(later: Arc<Later<R>>) -> NonNull<Later<R>> {
+    NonNull::new(Arc::into_raw(later).cast_mut()).expect("an `Arc` is never null")
+}
+
+/// A ticket that no request has.
+const NOBODY: u64 = u64::MAX;
+
 impl<'a, R> Dispatch<'a, R> {
-    pub(super) fn begin(slot: &'a Slot<R>) -> Self {
+    pub(super) fn begin(slot: &'a Slot<R>, later: &'a Arc<Later<R>>) -> Self {
         let number = fresh_dispatch();
-        Dispatch { slot, number, outer: CURRENT.replace(number) }
+        Dispatch { slot, later, number, outer: CURRENT.replace(number) }
     }
 
     /// Makes the reply of the request with this ticket, calls the service with it, and says what came of it. Tickets must
     /// not repeat within a connection.
     #[inline]
-    pub(super) fn serve(
-        &mut self,
-        ticket: u64,
-        later: &Arc<Later<R>>,
-        serve: impl FnOnce(Reply<R>),
-    ) -> Answer<R> {
-        // SAFETY: the slot is this dispatch's own, on this thread, and no reference into it outlives a call: `Reply` makes
-        // one only inside `leave`, which returns before anything else runs.
-        let state = unsafe { &mut *self.slot.0.get() };
-        state.ticket = ticket;
-        let link = state.later.take().unwrap_or_else(|| later.clone());
-        serve(Reply { later: Some(link), ticket, dispatch: self.number, slot: self.slot });
-        // SAFETY: as above; the reference from before the call is not used any more.
-        let state = unsafe { &mut *self.slot.0.get() };
-        let answer = std::mem::replace(&mut state.answer, Answer::Later);
-        if matches!(answer, Answer::Later) {
-            // The reply lives on, and must find that its request is not the one that is being served any more.
-            state.ticket = NO_TICKET;
+    pub(super) fn serve(&mut self, ticket: u64, serve: impl FnOnce(Reply<R>)) -> Answer<R> {
+        self.set(ticket);
+        let serving = Serving(self);
+        serve(Reply { later: self.slot.spare.get(), ticket, dispatch: self.number, slot: self.slot });
+        let answer = serving.0.conclude();
+        std::mem::forget(serving);
+        answer
+    }
+
+    /// Takes the answer. If there is none, the reply has left and took the spare reference with it.
+    #[inline]
+    fn conclude(&self) -> Answer<R> {
+        let answer = self.set(NOBODY);
+        if let Answer::Later = answer {
+            self.slot.replace_spare(self.later);
         }
         answer
+    }
+
+    /// Changes whose answer is waited for, and takes the one that is there.
+    #[inline]
+    fn set(&self, ticket: u64) -> Answer<R> {
+        // SAFETY: the slot is this dispatch's own, on this thread, and no reference into it is alive: this one and that of
+        // `Reply::leave` end before anything else runs.
+        let state = unsafe { &mut *self.slot.state.get() };
+        state.ticket = ticket;
+        std::mem::replace(&mut state.answer, Answer::Later)
+    }
+}
+
+/// A service is being called. Should it panic, the reply may have left before that.
+struct Serving<'d, 'a, R>(&'d Dispatch<'a, R>);
+
+impl<R> Drop for Serving<'_, '_, R> {
+    fn drop(&mut self) {
+        drop(self.0.conclude());
     }
 }
 
@@ -129,48 +170,55 @@ impl<R> Drop for Dispatch<'_, R> {
 impl<R> Reply<R> {
     /// Sends the response. If the connection has ended, it goes nowhere.
     #[inline]
-    pub fn send(mut self, response: R) {
-        match self.leave(Some(response)) {
-            Some(response) => self.send_later(response),
-            // Its link is in the slot now, so that nothing is left to drop; the compiler does not see that by itself.
-            None => std::mem::forget(self),
+    pub fn send(self, response: R) {
+        self.finish(Some(response));
+    }
+
+    #[inline]
+    fn finish(self, response: Option<R>) {
+        let reply = ManuallyDrop::new(self);
+        if let Some(response) = reply.leave(response) {
+            reply.send_later(response);
         }
     }
 
-    /// Leaves the response in the slot, if this request is the one that is being served on this thread.
+    /// Leaves the response in the slot, if this request is the one that is being served on this thread. The spare reference
+    /// then stays where it was.
     #[inline]
-    fn leave(&mut self, response: Option<R>) -> Option<Option<R>> {
+    fn leave(&self, response: Option<R>) -> Option<Option<R>> {
         if CURRENT.get() != self.dispatch {
             return Some(response);
         }
         // SAFETY: the dispatch with this number, of which there is one, is going on on this very thread: it sets `CURRENT` and
         // restores it when it is dropped, before its slot can be. So the slot is alive.
         let slot = unsafe { &*self.slot };
-        // SAFETY: nobody else has a reference into the slot: other threads fail the comparison above, and `Dispatch::serve`
-        // does not use its own across the service's call.
-        let state = unsafe { &mut *slot.0.get() };
+        // SAFETY: nobody else has a reference into the slot: other threads fail the comparison above, and `Dispatch` has
+        // none across the service's call.
+        let state = unsafe { &mut *slot.state.get() };
         if state.ticket != self.ticket {
             return Some(response);
         }
         state.answer = response.map_or(Answer::Dropped, Answer::Now);
-        state.later = self.later.take();
         None
     }
 
+    /// Called once, by whoever consumes the reply.
     #[cold]
-    fn send_later(&mut self, response: Option<R>) {
-        if let Some(later) = self.later.take() {
-            later.done.lock().push((self.ticket, response));
-            // If the connection has ended, nobody waits for it.
-            let _ = later.handle.notify();
-        }
+    fn send_later(&self, response: Option<R>) {
+        // SAFETY: this reply has left its dispatch (`leave` said so), or is consumed by the service's own call for another
+        // request; either way the dispatch that made it counts, or has counted, another reference for its slot, and this
+        // one is the reply's alone.
+        let later = unsafe { Arc::from_raw(self.later.as_ptr()) };
+        later.done.lock().push((self.ticket, response));
+        // If the connection has ended, nobody waits for it.
+        let _ = later.handle.notify();
     }
 }
 
 impl<R> Drop for Reply<R> {
     #[inline]
     fn drop(&mut self) {
-        if self.later.is_some() && self.leave(None).is_some() {
+        if self.leave(None).is_some() {
             self.send_later(None);
         }
     }

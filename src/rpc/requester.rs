@@ -74,9 +74,7 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
     fn receive(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> Result<(usize, usize), String> {
         let Some(engine) = &mut self.engine else { return Ok((bytes.len(), 0)) };
         let room = engine.options.room(io.pending());
-        let out = io.out();
-        let mut requests =
-            Requests { codec: &mut self.requests, expected: &mut self.expected, room: out.len() + room, out };
+        let mut requests = Requests::<P>::new(&mut self.requests, &mut self.expected, io.out(), room);
         let mut consumed = 0;
         loop {
             let decoded = P::Correlation::decode(&mut self.responses, &bytes[consumed..]);
@@ -85,7 +83,7 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
                 Decoded::NeedMore { at_least } => return Ok((consumed, bytes.len() - consumed + at_least)),
             };
             consumed += taken;
-            match requests.expected.recipient(P::Correlation::number_of(id)) {
+            match requests.recipient(P::Correlation::number_of(id)) {
                 Some(Recipient::Callback) => engine.caller.on_response(&mut requests, response),
                 Some(Recipient::Call(promise)) => {
                     promise.fulfil(<P::ResponseCodec as Decode>::into_owned(response));
@@ -200,10 +198,7 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
         engine.target.connected(io.handle());
         engine.attempt = 0;
         let room = engine.options.room(io.pending());
-        let out = io.out();
-        let mut requests =
-            Requests { codec: &mut self.requests, expected: &mut self.expected, room: out.len() + room, out };
-        engine.caller.on_open(&mut requests);
+        engine.caller.on_open(&mut Requests::new(&mut self.requests, &mut self.expected, io.out(), room));
         engine.wake_up();
         io.poll_me();
     }

@@ -14,7 +14,6 @@ pub(super) struct Responder<P: Protocol, S> {
     responses: P::ResponseCodec,
     service: S,
     options: ServerOptions,
-    slot: Slot<Response<P>>,
     later: Option<Arc<Later<Response<P>>>>,
     /// The number of the next request.
     next_ticket: u64,
@@ -46,7 +45,6 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             responses: protocol.response_codec(),
             service,
             options,
-            slot: Slot::new(),
             later: None,
             next_ticket: 0,
             open,
@@ -64,27 +62,32 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         bytes: &[u8],
     ) -> Result<(usize, usize), (usize, Broken)> {
         let Some(later) = &self.later else { return Ok((0, 0)) };
-        let mut dispatch = Dispatch::begin(&self.slot);
+        let slot = Slot::new(later);
+        let mut dispatch = Dispatch::begin(&slot, later);
         // Beyond the limit by one response: then reading pauses, and what is left comes again once there is room.
         let full = out.len().saturating_add(room);
         let mut consumed = 0;
-        // In variables, because the compiler would read them anew for each request.
+        // In variables, because the compiler would read and write them in memory for each request. A service that panics
+        // takes the output with it, as it does the connection.
         let (mut open, most) = (self.open.len(), self.options.requests_in_progress);
         let mut next_ticket = self.next_ticket;
-        while out.len() <= full && open < most {
+        let mut buffer = std::mem::take(out);
+        let result = loop {
+            if buffer.len() > full || open >= most {
+                break Ok((consumed, 0));
+            }
             let decoded = P::Correlation::decode(&mut self.requests, &bytes[consumed..]);
             let ((id, request), taken) = match decoded {
                 Ok(Decoded::Item { item, consumed }) => (item, consumed),
                 Ok(Decoded::NeedMore { at_least }) => {
-                    return Ok((consumed, bytes.len() - consumed + at_least));
+                    break Ok((consumed, bytes.len() - consumed + at_least));
                 }
-                Err(_) => return Err((bytes.len(), Broken)),
+                Err(_) => break Err((bytes.len(), Broken)),
             };
             consumed += taken;
             let ticket = next_ticket;
             next_ticket += 1;
-            self.next_ticket = next_ticket;
-            let answer = dispatch.serve(ticket, later, |reply| self.service.call(request, reply));
+            let answer = dispatch.serve(ticket, |reply| self.service.call(request, reply));
             let response = match answer {
                 Answer::Now(response) => response,
                 Answer::Later => {
@@ -97,7 +100,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
                     None if P::Correlation::KIND == CorrelationKind::Uncorrelated => continue,
                     None => {
                         self.open.push_gone(ticket);
-                        return Err((bytes.len(), Broken));
+                        break Err((bytes.len(), Broken));
                     }
                 },
             };
@@ -106,11 +109,13 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             {
                 order.push(ticket, Some(Turn::Ready(response)));
                 open += 1;
-            } else if P::Correlation::encode(&mut self.responses, id, &response, out).is_err() {
-                return Err((bytes.len(), Broken));
+            } else if P::Correlation::encode(&mut self.responses, id, &response, &mut buffer).is_err() {
+                break Err((bytes.len(), Broken));
             }
-        }
-        Ok((consumed, 0))
+        };
+        *out = buffer;
+        self.next_ticket = next_ticket;
+        result
     }
 
     /// Encodes the responses that came from elsewhere and whose turn it is.
