@@ -144,9 +144,11 @@ impl<R> Reply<R> {
             return Some(response);
         }
         // SAFETY: the dispatch with this number, of which there is one, is going on on this very thread (it sets `CURRENT` and
-        // restores it when it is dropped, before its slot can be). Nobody else has a reference into the slot: other
-        // threads fail the comparison, and `Dispatch::serve` does not touch its own across the service's call.
-        let state = unsafe { &mut *(*self.slot).0.get() };
+        // restores it when it is dropped, before its slot can be).
+        let slot = unsafe { &*self.slot };
+        // SAFETY: nobody else has a reference into the slot: other threads fail the comparison, and `Dispatch::serve` does
+        // not touch its own across the service's call.
+        let state = unsafe { &mut *slot.0.get() };
         if state.ticket != self.ticket {
             return Some(response);
         }

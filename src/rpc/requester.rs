@@ -273,7 +273,7 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
 
     fn on_close(&mut self, reason: &CloseReason) {
         let Some(engine) = self.engine.take() else { return };
-        let reason: Arc<str> = self.fault.take().map_or_else(|| reason.to_string(), |fault| fault).into();
+        let reason: Arc<str> = self.fault.take().unwrap_or_else(|| reason.to_string()).into();
         let unanswered = self.expected.requests();
         self.expected.lose(&reason);
         let end = if self.finishing && unanswered == 0 {
