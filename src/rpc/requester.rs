@@ -36,7 +36,8 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
         }
     }
 
-    /// Takes requests over while there is room for them. Whether there were any.
+    /// Takes requests over while there is room for them. Whether that changed anything: only then does the reactor look at
+    /// the connection again.
     fn pump(&mut self, io: &mut Io<'_>) -> bool {
         let Some(engine) = &mut self.engine else { return false };
         let (mut any, mut room) = (false, engine.options.room(io.pending()));
@@ -46,29 +47,32 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
             any |= take_calls(engine, &mut self.requests, &mut self.expected, out, full);
             room = full.saturating_sub(out.len());
         }
+        let lingered = engine.lingers_until.is_some();
         if room > 0 && !self.finishing && engine.lets_streamed_go(io) {
             let out = io.out();
             match take_streamed(engine, &mut self.requests, &mut self.expected, out, room) {
                 Ok(found) => any |= found,
                 Err(fault) => {
+                    any = true;
                     self.fault = Some(fault);
                     io.close();
                 }
             }
         }
-        self.finish_if_done(io);
-        any
+        // A timer was set.
+        any |= !lingered && engine.lingers_until.is_some();
+        self.finish_if_done(io) || any
     }
 
-    /// Ends the output once the client was closed and everything accepted was sent.
-    fn finish_if_done(&mut self, io: &mut Io<'_>) {
-        if let Some(engine) = &mut self.engine
-            && !self.finishing
-            && engine.is_finished()
-        {
+    /// Ends the output once the client was closed and everything accepted was sent. Whether that is now.
+    fn finish_if_done(&mut self, io: &mut Io<'_>) -> bool {
+        let Some(engine) = &mut self.engine else { return false };
+        let now = !self.finishing && engine.is_finished();
+        if now {
             self.finishing = true;
             io.shutdown_write();
         }
+        now
     }
 
     fn receive(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> Result<(usize, usize), String> {
@@ -238,8 +242,9 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
         }
     }
 
+    /// Requests have lingered long enough. Until now a push was announced only if it filled a batch.
     fn on_timer(&mut self, io: &mut Io<'_>) {
-        self.pump(io);
+        self.on_notify(io);
     }
 
     fn prepare_sleep(&mut self) {
