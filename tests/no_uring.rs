@@ -28,12 +28,12 @@ fn main() -> ExitCode {
             Ok::<(), Failed>(())
         })
     };
-    let mut trials = vec![
+    let trials = vec![
         trial("the_environment_names_the_backend", the_environment_names_the_backend),
         trial("the_environment_names_no_backend", the_environment_names_no_backend),
     ];
     #[cfg(target_os = "linux")]
-    trials.extend([
+    let trials = trials.into_iter().chain([
         trial("the_machines_own_settings", linux::the_machines_own_settings),
         trial("the_machines_own_settings_without_privileges", linux::without_privileges),
         trial("seccomp_answers_eperm", linux::seccomp_answers_eperm),
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         trial("no_descriptor_for_a_ring", linux::no_descriptor_for_a_ring),
         trial("no_descriptor_at_all", linux::no_descriptor_at_all),
     ]);
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    libtest_mimic::run(&Arguments::from_args(), trials.into_iter().collect()).exit_code()
 }
 
 fn the_environment_names_the_backend() {

@@ -70,6 +70,7 @@ pub(crate) fn is_out_of_buffers(error: &io::Error) -> bool {
     error.raw_os_error() == Some(NO_BUFFERS)
 }
 
+#[cfg(any(test, target_os = "linux"))]
 pub(crate) fn out_of_buffers() -> io::Error {
     io::Error::from_raw_os_error(NO_BUFFERS)
 }

@@ -87,6 +87,7 @@ pub(crate) struct Share {
     /// The first one makes sure that nobody else has the address; the others join it.
     pub(crate) first: bool,
     /// Connections whose packets this processor handles come to this socket.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux can be asked for that"))]
     pub(crate) cpu: Option<usize>,
 }
 
