@@ -45,6 +45,9 @@ pub const BACKLOG: u32 = 4096;
 /// How long a connection attempt may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a connection attempt rests at a Unix-domain server whose backlog is full, on a backend that cannot wait.
+pub const CONNECT_RETRY: Duration = Duration::from_millis(5);
+
 /// How long a closed connection waits for its peer's end of stream, so that the peer can read the last output.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -62,6 +65,9 @@ pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
 /// How long a reactor looks for work before it sleeps, when looking has paid off lately.
 pub const BUSY_POLL: Duration = Duration::from_micros(50);
+
+/// How long a reactor of [`RuntimeBuilder::latency`](crate::net::RuntimeBuilder::latency) looks for work.
+pub const LATENCY_BUSY_POLL: Duration = Duration::from_millis(1);
 
 /// Receives of one connection in one turn on a backend that makes them itself.
 pub const RECEIVES_PER_TURN: usize = 16;

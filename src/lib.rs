@@ -1,9 +1,53 @@
-//! A ring-driven networking runtime.
+//! A ring-driven networking runtime: io_uring on Linux, the same behaviour on epoll and kqueue.
+//!
+//! Bytes and small messages, moved as fast as the machine can. A program written once runs on io_uring where the kernel has it,
+//! and on readiness elsewhere: macOS, old kernels, containers that forbid it.
+//!
+//! ```
+//! use trochus::{Runtime, net::{Handler, Io}};
+//!
+//! struct Echo;
+//!
+//! impl Handler for Echo {
+//!     // `bytes` lie where the kernel put them. Return how many were consumed; the rest comes again with more behind it.
+//!     fn on_bytes(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> usize {
+//!         io.write(bytes);
+//!         bytes.len()
+//!     }
+//! }
+//!
+//! # fn main() -> trochus::Result<()> {
+//! let runtime = Runtime::new()?; // a reactor per core, the best backend there is
+//! let server = runtime.listen("127.0.0.1:0", |_peer| Echo)?;
+//! println!("listening on {} via {}", server.local_addr(), runtime.backend());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The layers
+//!
+//! Each is public and usable without those above it:
+//!
+//! - [`rpc`]: typed request-response. Calls that are awaited, producers that push a hundred million requests a second, replies
+//!   now or later.
+//! - [`net`]: byte-stream servers and clients over TCP and Unix-domain sockets, on all cores.
+//! - [`reactor`]: one thread's run loop, to embed in a loop of one's own.
+//! - [`codec`]: bytes to items and back, with no sockets in it.
+//! - [`batch`]: the n-buffer batcher, for anything that is cheaper by the thousand.
+//!
+//! [`config`] has every limit and default, [`Metrics`] what was done. [`docs::tuning`] tells what to turn for throughput or
+//! latency and what it costs.
+//!
+//! # Features
+//!
+//! None is on unless asked for. `json`: JSON lines. `json-simd`: the same with a SIMD parser. `zerocopy`: records that are seen
+//! in place. `tracing`: log lines go to `tracing` instead of standard error.
 
 pub mod batch;
 mod buf;
 pub mod codec;
 pub mod config;
+pub mod docs;
 mod driver;
 mod error;
 mod log;
@@ -12,9 +56,14 @@ pub mod net;
 pub mod reactor;
 pub mod rpc;
 
-pub use config::BusyPoll;
+pub use config::{BusyPoll, UringFeature};
 pub use driver::{Backend, Capabilities};
 pub use error::{Error, Result};
 pub use metrics::Metrics;
 pub use net::Runtime;
 pub use reactor::Reactor;
+
+/// The README's examples are compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

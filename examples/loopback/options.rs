@@ -46,7 +46,8 @@ impl Options {
             reactors: std::thread::available_parallelism()?.get(),
             connections: None,
             size: None,
-            busy_poll: BusyPoll::default(),
+            // As the plain loops do, which sleep when there is nothing to do. The library's own default is adaptive.
+            busy_poll: BusyPoll::Off,
             json: false,
         };
         let (mut role, mut listen, mut connect) = (None, None, None);
@@ -162,7 +163,8 @@ loopback [OPTIONS]
   --reactors N             reactors, each on a core of its own (one a core)
   --connections N          connections (an experiment's own)
   --size BYTES             bytes of a write, or of a message (an experiment's own)
-  --busy-poll[=MODE]       reactors look for work before they sleep: on, adaptive (unless given) or off
+  --busy-poll[=MODE]       reactors look for work before they sleep: on, adaptive (the library's default) or
+                           off (unless given, as the plain sockets' loops do)
   --json                   one JSON object a line instead of the table
   --role server --listen ADDR    serves clients until SIGINT or SIGTERM
   --role client --connect ADDR   runs the experiments against such a server

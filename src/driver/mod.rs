@@ -55,6 +55,9 @@ pub(crate) enum Event {
     Received(io::Result<Received>),
     /// How many bytes of the payload were sent, possibly fewer than it has, and the payload.
     Sent(io::Result<usize>, Payload),
+    /// A cancellation did not find the operation. It may have completed; but the kernel also moves operations about, and
+    /// does not find one on its way. Whoever still waits for the final completion cancels again.
+    NotCancelled,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,7 +194,8 @@ impl Driver {
         each!(self, driver => driver.submit(token, op));
     }
 
-    /// Asks for the end of an operation, which then has its final completion soon, whichever that is.
+    /// Asks for the end of an operation, which then has its final completion soon, whichever that is, unless there is an
+    /// [`Event::NotCancelled`].
     pub(crate) fn cancel(&mut self, token: Token, socket: RawFd) {
         each!(self, driver => driver.cancel(token, socket));
     }
@@ -232,8 +236,13 @@ impl Driver {
     }
 
     /// Whether the next wait has something to do that the [`descriptor`](Self::descriptor) does not show.
-    pub(crate) fn has_work(&self) -> bool {
+    pub(crate) fn has_work(&mut self) -> bool {
         each!(self, driver => driver.has_work())
+    }
+
+    /// Makes the [`descriptor`](Self::descriptor) readable, whatever it was before.
+    pub(crate) fn announce(&self) {
+        each!(self, driver => driver.announce());
     }
 
     pub(crate) fn stats(&self) -> DriverStats {
@@ -250,7 +259,7 @@ impl Driver {
 #[derive(Clone, Debug)]
 pub(crate) enum DriverWaker {
     #[cfg(target_os = "linux")]
-    Event(std::sync::Arc<uring::EventFd>),
+    Event(std::sync::Arc<uring::Bell>),
     Readiness(trochus_fallback::Waker),
     #[cfg(test)]
     Simulated,
@@ -260,7 +269,7 @@ impl DriverWaker {
     pub(crate) fn wake(&self) {
         match self {
             #[cfg(target_os = "linux")]
-            DriverWaker::Event(event) => event.signal(),
+            DriverWaker::Event(bell) => bell.ring(),
             // Fails only when the selector is gone, and then nobody waits.
             DriverWaker::Readiness(waker) => drop(waker.wake()),
             #[cfg(test)]

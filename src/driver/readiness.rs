@@ -92,6 +92,11 @@ impl Readiness {
         self.proactor.has_work()
     }
 
+    pub(crate) fn announce(&self) {
+        // Fails only when the selector is broken, which the next wait reports.
+        let _ = self.proactor.waker().wake();
+    }
+
     pub(crate) fn stats(&self) -> DriverStats {
         DriverStats { enters: self.enters, ..DriverStats::default() }
     }

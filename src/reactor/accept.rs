@@ -184,7 +184,8 @@ impl Reactor {
         // Fails when the peer has gone already, or when there is no memory for one more.
         let prepared = match peer {
             Address::Tcp(_) => options.apply_tcp((&*socket).into()),
-            Address::Unix(_) => Ok(()),
+            // Unlike TCP's, these do not inherit the sizes of their buffers from the listener.
+            Address::Unix(_) => options.apply_early((&*socket).into()),
         };
         if prepared.and_then(|()| self.driver.attach(&socket)).is_err() {
             self.shared.counters.connections_refused.add(1);

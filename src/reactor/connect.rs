@@ -7,6 +7,7 @@ use super::handler::{CloseReason, Handler};
 use super::options::StreamOptions;
 use super::table::Id;
 use super::timers::Due;
+use crate::config::CONNECT_RETRY;
 use crate::driver::{Kind, Op};
 use socket2::{SockAddr, Socket, Type};
 use std::io;
@@ -61,11 +62,25 @@ impl Reactor {
             link: Link::new(id, socket, address.clone(), options, Phase::Connecting, None),
         });
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
-        link.connecting = true;
         self.timers.change(&mut link.phase_timer, Due::Phase(id), Some(deadline));
+        self.submit_connect(id, target);
+    }
+
+    fn submit_connect(&mut self, id: Id, target: SockAddr) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        link.connecting = true;
         self.driver
             .submit(id.token(Kind::Connect), Op::Connect { socket: link.descriptor(), address: target });
         self.unsubmitted = true;
+    }
+
+    /// Tries once more where the backlog was full.
+    pub(super) fn connect_again(&mut self, id: Id) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        link.retry_timer = None;
+        if let Ok(target) = link.peer.to_sock_addr() {
+            self.submit_connect(id, target);
+        }
     }
 
     pub(super) fn connected(&mut self, id: Id, result: io::Result<()>) {
@@ -77,6 +92,12 @@ impl Reactor {
                 self.opened(id);
             }
             Ok(()) => self.settle(id),
+            // A Unix-domain server's backlog is full. On TCP the kernel tries again by itself; here nothing tells when
+            // that is worth it.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && link.phase == Phase::Connecting => {
+                let again = Some(self.shared.now + CONNECT_RETRY);
+                self.timers.change(&mut link.retry_timer, Due::Connect(id), again);
+            }
             Err(error) => {
                 link.fail(CloseReason::ConnectFailed(error));
                 self.settle(id);

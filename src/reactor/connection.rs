@@ -58,6 +58,9 @@ pub(super) struct Link {
     pub(super) out: Payload,
     /// Bytes in the other half, which the driver has. 0 if no send is in flight.
     pub(super) sending: usize,
+    /// Bytes of the output that are no answer to input: what other threads wrote, and what the handler declared to be such.
+    /// They do not make reading pause, which would only keep the peer from sending and so, in the end, from reading.
+    pub(super) unsolicited: usize,
     pub(super) send_cancelled: bool,
     pub(super) connecting: bool,
     /// It was established, and counted as that.
@@ -89,6 +92,7 @@ pub(super) struct Link {
     /// The deadlines that the timers know.
     pub(super) handler_timer: Option<Instant>,
     pub(super) phase_timer: Option<Instant>,
+    pub(super) retry_timer: Option<Instant>,
     /// The place at the server's table, given back on drop.
     pub(super) _seat: Option<Seat>,
 }
@@ -111,6 +115,7 @@ impl Link {
             reading: Reading::Idle,
             out: Payload::default(),
             sending: 0,
+            unsolicited: 0,
             send_cancelled: false,
             connecting: false,
             opened: false,
@@ -131,6 +136,7 @@ impl Link {
             handler_deadline: None,
             handler_timer: None,
             phase_timer: None,
+            retry_timer: None,
             _seat: seat,
         }
     }
@@ -171,7 +177,8 @@ impl Link {
 
     pub(super) fn shutdown_write(&mut self) {
         if self.phase == Phase::Open {
-            self.take_over_outbox();
+            // What other threads wrote before the end is a part of the output.
+            self.collect_outbox(true);
             self.write_ends = true;
             if let Some(handle) = &self.remote {
                 handle.remote().end_output();
@@ -183,7 +190,7 @@ impl Link {
         match self.phase {
             Phase::Connecting => self.fail(CloseReason::Aborted),
             Phase::Open => {
-                self.take_over_outbox();
+                self.collect_outbox(true);
                 self.phase = Phase::Flushing;
                 if let Some(handle) = &self.remote {
                     handle.remote().close();
@@ -193,11 +200,19 @@ impl Link {
         }
     }
 
-    /// What other threads wrote before the end is a part of the output.
-    fn take_over_outbox(&mut self) {
-        if let Some(handle) = &self.remote {
-            handle.remote().collect(true, &mut self.out);
-        }
+    /// Takes over what other threads wrote, if that is wanted now. `true` if they want the handler to be notified.
+    pub(super) fn collect_outbox(&mut self, wants_output: bool) -> bool {
+        let Some(handle) = &self.remote else { return false };
+        let before = self.out.len();
+        let notified = handle.remote().collect(wants_output, &mut self.out);
+        self.unsolicited += self.out.len() - before;
+        notified
+    }
+
+    /// Whether what other threads write may be taken over: while the peer is slow it waits in the outbox, so that they
+    /// notice.
+    pub(super) fn wants_outbox(&self) -> bool {
+        self.accepts_output() && self.pending_output() <= self.options.limits.output_soft
     }
 
     /// The end, whatever the state was. The first reason is the one that counts.
@@ -230,8 +245,8 @@ impl Link {
             self.fail(CloseReason::OutputLimit { pending, limit: limits.output_hard });
             return false;
         }
-        let throttled =
-            if self.throttled { pending > limits.output_soft / 2 } else { pending > limits.output_soft };
+        let own = pending.saturating_sub(self.unsolicited);
+        let throttled = own > if self.throttled { limits.output_soft / 2 } else { limits.output_soft };
         std::mem::replace(&mut self.throttled, throttled) != throttled && throttled
     }
 

@@ -8,6 +8,7 @@ use super::{Reactor, Shared};
 use crate::buf::{BufferId, Inbox, Offered, Payload};
 use crate::driver::{self, Completion, Event, Kind, Op, Received};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 impl Reactor {
@@ -20,6 +21,7 @@ impl Reactor {
                 Event::Connected(result) => self.connected(id, result),
                 Event::Received(result) => self.received(id, result, more),
                 Event::Sent(result, payload) => self.sent(id, result, payload),
+                Event::NotCancelled => self.cancel_again(id, token.kind()),
             }
         }
         self.completions = completions;
@@ -55,6 +57,27 @@ impl Reactor {
             }
         }
         self.settle(id);
+    }
+
+    fn cancel_again(&mut self, id: Id, kind: Kind) {
+        let (descriptor, waits) = match (kind, self.connections.get(id), self.listeners.get(id)) {
+            (Kind::Accept, _, Some(listener)) => {
+                (listener.socket.as_raw_fd(), listener.cancelled && listener.armed)
+            }
+            (Kind::Accept, ..) | (_, None, _) => return,
+            (_, Some(Connection { link, .. }), _) => {
+                let waits = match kind {
+                    Kind::Receive => link.reading == Reading::Cancelling,
+                    Kind::Send => link.send_cancelled && link.sending > 0,
+                    _ => link.connect_cancelled && link.connecting,
+                };
+                (link.descriptor(), waits)
+            }
+        };
+        if waits {
+            self.driver.cancel(id.token(kind), descriptor);
+            self.unsubmitted = true;
+        }
     }
 
     /// Shows received bytes to the handler, and gives the buffer back.
@@ -98,6 +121,7 @@ impl Reactor {
             Ok(sent) => {
                 counters.sends.add(1);
                 counters.sent_bytes.add(sent as u64);
+                link.unsolicited = link.unsolicited.saturating_sub(sent);
                 payload.advance(sent);
                 if payload.is_empty() || link.phase == Phase::Dead {
                     self.shared.spare.give(payload.into_text());
@@ -133,10 +157,7 @@ impl Reactor {
 
     pub(super) fn look_into_outbox(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
-        let Some(handle) = &link.remote else { return };
-        // While the peer is slow, what others write waits in the outbox, so that they notice.
-        let wants_output = link.accepts_output() && !link.throttled;
-        if handle.remote().collect(wants_output, &mut link.out) && link.phase == Phase::Open {
+        if link.collect_outbox(link.wants_outbox()) && link.phase == Phase::Open {
             self.call(id, |handler, io| handler.on_notify(io));
         }
         self.settle(id);

@@ -90,12 +90,6 @@ impl Mailbox {
         true
     }
 
-    /// Wakes the reactor, asleep or not.
-    pub(crate) fn ring(&self) {
-        self.flag.set_awake();
-        self.waker.wake();
-    }
-
     pub(crate) fn awake(&self) {
         self.flag.set_awake();
     }

@@ -154,7 +154,8 @@ impl Reactor {
             || self.driver.has_work()
             || !self.shared.mailbox.fall_asleep()
         {
-            self.shared.mailbox.ring();
+            self.shared.mailbox.awake();
+            self.driver.announce();
         }
         Ok(())
     }
@@ -281,6 +282,7 @@ impl Reactor {
             match due {
                 Due::Handler(id) => self.handler_timer(id),
                 Due::Phase(id) => self.phase_timer(id),
+                Due::Connect(id) => self.connect_again(id),
                 Due::Accept(id) => self.end_rest(id),
                 Due::Action(number) => {
                     if let Some(action) = self.actions.remove(&number) {

@@ -44,12 +44,14 @@ impl Reactor {
 
     fn settle_output(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
-        if let Some(handle) = link.remote.as_ref().filter(|_| link.pending_output() == 0) {
-            let remote = handle.remote();
-            if link.accepts_output() && remote.has_output() && remote.collect(true, &mut link.out) {
-                // The notification came with the output; it is still owed to the handler.
-                let _ = handle.notify();
-            }
+        if link.pending_output() == 0
+            && link.accepts_output()
+            && link.remote.as_ref().is_some_and(|handle| handle.remote().has_output())
+            && link.collect_outbox(true)
+            && let Some(handle) = &link.remote
+        {
+            // The notification came with the output; it is still owed to the handler.
+            let _ = handle.notify();
         }
         if link.out.is_empty() || link.phase > Phase::Flushing {
             return;
@@ -105,6 +107,9 @@ impl Reactor {
 
     fn settle_timer(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        if link.phase == Phase::Dead {
+            self.timers.change(&mut link.retry_timer, Due::Connect(id), None);
+        }
         let deadline = link.handler_deadline.filter(|_| link.phase <= Phase::Open);
         self.timers.change(&mut link.handler_timer, Due::Handler(id), deadline);
     }

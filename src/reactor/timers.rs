@@ -11,6 +11,8 @@ pub(crate) enum Due {
     Handler(Id),
     /// A connection has been connecting or closing for long enough.
     Phase(Id),
+    /// A connection attempt has rested.
+    Connect(Id),
     /// A listener has rested.
     Accept(Id),
     /// Something of the application is to be done.

@@ -89,9 +89,26 @@ impl Default for ClientOptions {
 }
 
 impl ClientOptions {
-    /// The defaults.
+    /// The defaults, which are [`balanced`](Self::balanced).
     pub fn new() -> Self {
         ClientOptions::default()
+    }
+
+    /// For the most requests a second from producers: long lanes, so that a producer seldom waits, and large batches. The cost:
+    /// memory for each producer, and requests that queue for longer when the server is the slower one.
+    pub fn throughput() -> Self {
+        ClientOptions::default().lane(4 * config::LANE_ITEMS).batch(4 * config::BATCH_ITEMS)
+    }
+
+    /// Requests leave at once when the reactor is idle and with the others of its turn when it is not.
+    pub fn balanced() -> Self {
+        ClientOptions::default()
+    }
+
+    /// For the shortest queues: short lanes, so that back-pressure is felt before requests grow old. The cost: producers wait
+    /// more often.
+    pub fn latency() -> Self {
+        ClientOptions::default().lane(config::LANE_ITEMS / 16).batch(config::BATCH_ITEMS / 16)
     }
 
     /// Options of the connection.

@@ -38,6 +38,14 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
 
     /// Takes requests over while there is room for them. Whether there were any.
     fn pump(&mut self, io: &mut Io<'_>) -> bool {
+        let before = io.pending();
+        let any = self.pump_all(io);
+        // A server that is busy answering must find us reading.
+        io.unsolicited(io.pending().saturating_sub(before));
+        any
+    }
+
+    fn pump_all(&mut self, io: &mut Io<'_>) -> bool {
         let Some(engine) = &mut self.engine else { return false };
         let (mut any, mut room) = (false, io.room());
         if room > 0 && !self.finishing {
@@ -205,11 +213,15 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
             Requests { codec: &mut self.requests, expected: &mut self.expected, room: out.len() + room, out };
         engine.caller.on_open(&mut requests);
         engine.wake_up();
+        io.unsolicited(io.pending());
         io.poll_me();
     }
 
     fn on_bytes(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> usize {
-        match self.receive(io, bytes) {
+        let before = io.pending();
+        let received = self.receive(io, bytes);
+        io.unsolicited(io.pending().saturating_sub(before));
+        match received {
             Ok((consumed, wanted)) => {
                 io.expect(wanted);
                 consumed

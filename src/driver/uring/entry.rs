@@ -143,7 +143,8 @@ impl std::fmt::Debug for Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Internal {
     Wake,
-    Cancelled,
+    /// A cancellation. With a token, somebody wants to know if it found nothing.
+    Cancelled(Option<Token>),
     Probe,
     /// The poll that comes before a one-shot receive.
     Readable(Token),
@@ -153,12 +154,14 @@ const WAKE: u64 = 0xff << 56;
 const CANCELLED: u64 = 0xfe << 56;
 const PROBE: u64 = 0xfd << 56;
 const READABLE: u64 = 0x80 << 56;
+const CANCELLED_TOKEN: u64 = 0x40 << 56;
 
 impl Internal {
     pub(super) fn bits(self) -> u64 {
         match self {
             Internal::Wake => WAKE,
-            Internal::Cancelled => CANCELLED,
+            Internal::Cancelled(None) => CANCELLED,
+            Internal::Cancelled(Some(token)) => token.bits() | CANCELLED_TOKEN,
             Internal::Probe => PROBE,
             Internal::Readable(token) => token.bits() | READABLE,
         }
@@ -167,11 +170,17 @@ impl Internal {
     pub(super) fn from_bits(bits: u64) -> Internal {
         match bits {
             WAKE => Internal::Wake,
-            CANCELLED => Internal::Cancelled,
+            CANCELLED => Internal::Cancelled(None),
             PROBE => Internal::Probe,
-            _ => Internal::Readable(
-                Token::from_bits(bits & !READABLE).expect("only this module makes such bits"),
-            ),
+            _ => {
+                let token = Token::from_bits(bits & !(READABLE | CANCELLED_TOKEN));
+                let token = token.expect("only this module makes such bits");
+                if bits & READABLE != 0 {
+                    Internal::Readable(token)
+                } else {
+                    Internal::Cancelled(Some(token))
+                }
+            }
         }
     }
 }
@@ -198,6 +207,11 @@ impl Raw {
         usize::try_from(self.result).map_err(|_| io::Error::from_raw_os_error(-self.result))
     }
 
+    /// The result of a cancellation whose target the kernel did not find.
+    pub(super) fn found_nothing(&self) -> bool {
+        self.result == -libc::ENOENT
+    }
+
     /// The result of an accept as the connection, which is the caller's from here on.
     pub(super) fn accepted(&self) -> io::Result<Socket> {
         debug_assert_eq!(Token::from_bits(self.user_data).map(Token::kind), Some(Kind::Accept));
@@ -221,7 +235,9 @@ mod tests {
     #[test]
     fn internal_bits_are_no_tokens() {
         let token = Token::new(Kind::Receive, 7, 9);
-        for internal in [Internal::Wake, Internal::Cancelled, Internal::Probe, Internal::Readable(token)] {
+        let cancelled = [Internal::Cancelled(None), Internal::Cancelled(Some(token))];
+        let others = [Internal::Wake, Internal::Probe, Internal::Readable(token)];
+        for internal in cancelled.into_iter().chain(others) {
             assert_eq!(Token::from_bits(internal.bits()), None);
             assert_eq!(Internal::from_bits(internal.bits()), internal);
         }

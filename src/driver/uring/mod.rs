@@ -9,7 +9,7 @@ mod pool;
 mod probe;
 mod setup;
 
-pub(crate) use event::EventFd;
+pub(crate) use event::Bell;
 
 use super::{Capabilities, Completion, DriverStats, DriverWaker, Event, Kind, Op, Received, Token};
 use crate::buf::{BufferId, Payload};
@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct Uring {
     ring: Ring,
     pool: Pool,
-    wake: Arc<EventFd>,
+    bell: Arc<Bell>,
     /// By the index of the operation's token.
     held: Vec<Held>,
     in_flight: usize,
@@ -82,7 +82,7 @@ impl Uring {
             ring,
             pool,
             capabilities,
-            wake: Arc::new(EventFd::new()?),
+            bell: Arc::new(Bell::new()?),
             held: Vec::new(),
             raw: Vec::new(),
             in_flight: 0,
@@ -143,10 +143,13 @@ impl Uring {
     }
 
     pub(crate) fn cancel(&mut self, token: Token, _socket: RawFd) {
-        self.push(Wire::Cancel { target: token.bits() }, Internal::Cancelled.bits());
-        if token.kind() == Kind::Receive && !self.capabilities.provided_buffers {
-            self.push(Wire::Cancel { target: Internal::Readable(token).bits() }, Internal::Cancelled.bits());
-        }
+        let target = if token.kind() == Kind::Receive && !self.capabilities.provided_buffers {
+            // The receive that follows ends by itself, without waiting.
+            Internal::Readable(token).bits()
+        } else {
+            token.bits()
+        };
+        self.push(Wire::Cancel { target }, Internal::Cancelled(Some(token)).bits());
     }
 
     pub(crate) fn wait(&mut self, timeout: Option<Duration>, into: &mut Vec<Completion>) -> io::Result<()> {
@@ -154,12 +157,14 @@ impl Uring {
         self.stats.enters += 1;
         self.ring.enter(timeout)?;
         self.reap(into);
+        // Whatever it announced was reaped, or shows in `has_work`.
+        self.bell.clear_outside();
         self.stats.completion_overflows = u64::from(self.ring.overflows());
         Ok(())
     }
 
     pub(crate) fn waker(&self) -> DriverWaker {
-        DriverWaker::Event(self.wake.clone())
+        DriverWaker::Event(self.bell.clone())
     }
 
     pub(crate) fn bytes(&self, buffer: BufferId, len: usize) -> &[u8] {
@@ -182,17 +187,30 @@ impl Uring {
         self.in_flight
     }
 
-    /// Never: the ring's descriptor shows all there is.
-    pub(crate) fn has_work(&self) -> bool {
-        false
+    pub(crate) fn has_work(&mut self) -> bool {
+        self.ring.has_work()
+    }
+
+    /// Not by the wake alone: its poll may be among the completion work that is waiting, and then says nothing.
+    pub(crate) fn announce(&self) {
+        if !self.bell.ring_outside() {
+            self.bell.ring();
+        }
     }
 
     pub(crate) fn stats(&self) -> DriverStats {
         self.stats
     }
 
+    /// The ring's own descriptor polls readable when completions are there. Where the kernel defers completion work until
+    /// somebody enters, an outer selector that waits for that misses some of it (seen on Linux 6.18). There, the kernel
+    /// signals an eventfd; but each signal costs something, so not before somebody wants to know.
     pub(crate) fn descriptor(&self) -> RawFd {
-        self.ring.descriptor()
+        if !self.capabilities.deferred_task_work {
+            return self.ring.descriptor();
+        }
+        let outside = self.bell.outside(|event| self.ring.announce_to(event));
+        outside.unwrap_or_else(|| self.ring.descriptor())
     }
 
     /// Waits for the bytes, or lets the kernel do that and pick a buffer then.
@@ -208,7 +226,7 @@ impl Uring {
     }
 
     fn watch_wake(&mut self) {
-        let socket = self.wake.descriptor();
+        let socket = self.bell.descriptor();
         self.push(Wire::Watch { socket }, Internal::Wake.bits());
     }
 
@@ -282,10 +300,13 @@ impl Uring {
 
     fn complete_internal(&mut self, raw: Raw, into: &mut Vec<Completion>) {
         match Internal::from_bits(raw.user_data) {
-            Internal::Cancelled | Internal::Probe => {}
+            Internal::Cancelled(Some(token)) if raw.found_nothing() => {
+                into.push(Completion { token, event: Event::NotCancelled, more: true });
+            }
+            Internal::Cancelled(_) | Internal::Probe => {}
             Internal::Wake => {
                 if !raw.more() {
-                    self.wake.clear();
+                    self.bell.clear();
                     self.watch_wake();
                 }
             }
@@ -316,7 +337,7 @@ impl Uring {
     /// Ends everything and waits until the kernel has let go of all memory. `false` if it did not.
     fn reap_to_zero(&mut self) -> bool {
         let deadline = Instant::now() + REAP_TIMEOUT;
-        self.push(Wire::CancelAll, Internal::Cancelled.bits());
+        self.push(Wire::CancelAll, Internal::Cancelled(None).bits());
         let mut ended = Vec::new();
         while self.in_flight > 0 {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };

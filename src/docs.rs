@@ -1,0 +1,4 @@
+//! Longer texts: nothing here is code.
+
+#[doc = include_str!("../docs/tuning.md")]
+pub mod tuning {}

@@ -1,0 +1,124 @@
+//! In steady state, moving messages allocates nothing. In a program of its own, because the allocator is the whole
+//! process'.
+#![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use trochus::net::{Address, Handler, Io};
+use trochus::{Backend, Runtime};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call is passed on as it is to the system's allocator, which keeps the contract.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise, and all memory is the system allocator's.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise, and all memory is the system allocator's.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+struct Echo;
+
+impl Handler for Echo {
+    fn on_bytes(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> usize {
+        io.write(bytes);
+        bytes.len()
+    }
+}
+
+/// Buffers grow until they fit what passes through them; how soon depends on how the stream is cut. So this looks for a
+/// window of messages without any allocation. Whoever allocates per message, or now and then for ever, has none.
+fn assert_settles(what: &str, backend: Backend, mut window: impl FnMut()) {
+    let mut counts = Vec::with_capacity(50);
+    while counts.len() < counts.capacity() {
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        window();
+        counts.push(ALLOCATIONS.load(Ordering::Relaxed) - before);
+        if counts.ends_with(&[0, 0, 0]) {
+            return println!("{what} on {backend}: allocations per window {counts:?}");
+        }
+    }
+    panic!("{what} on {backend} allocates for ever: {counts:?}");
+}
+
+#[test]
+fn steady_state_allocates_nothing() {
+    for backend in Backend::available() {
+        let runtime = Runtime::builder().backend(backend).reactors(1).build().unwrap();
+        let server = runtime.listen("127.0.0.1:0", |_| Echo).unwrap();
+        let Address::Tcp(address) = *server.local_addr() else { unreachable!("listens on TCP") };
+        ping_pong(backend, &connect(address));
+        bulk(backend, &connect(address));
+    }
+}
+
+fn connect(address: std::net::SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream
+}
+
+fn ping_pong(backend: Backend, mut stream: &TcpStream) {
+    const MESSAGES: usize = 1000;
+    assert_settles("ping-pong of 1000 messages of 64 bytes", backend, || {
+        let mut message = [7; 64];
+        for _ in 0..MESSAGES {
+            stream.write_all(&message).unwrap();
+            stream.read_exact(&mut message).unwrap();
+        }
+    });
+}
+
+fn bulk(backend: Backend, stream: &TcpStream) {
+    const CHUNK: usize = 64 << 10;
+    const CHUNKS: usize = 256;
+    let (go, mut chunk) = (Barrier::new(2), vec![0; CHUNK]);
+    let stop = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (bytes, mut stream) = (vec![7; CHUNK], stream);
+            loop {
+                go.wait();
+                if stop.load(Ordering::Relaxed) > 0 {
+                    break;
+                }
+                (0..CHUNKS).for_each(|_| stream.write_all(&bytes).unwrap());
+            }
+        });
+        // Ends the other thread also when this one panics.
+        struct Stop<'a>(&'a AtomicU64, &'a Barrier);
+        impl Drop for Stop<'_> {
+            fn drop(&mut self) {
+                self.0.store(1, Ordering::Relaxed);
+                self.1.wait();
+            }
+        }
+        let _stop = Stop(&stop, &go);
+        assert_settles("a flow of 256 chunks of 64 KiB", backend, || {
+            go.wait();
+            (0..CHUNKS).for_each(|_| (&mut &*stream).read_exact(&mut chunk).unwrap());
+        });
+    });
+}

@@ -1,0 +1,129 @@
+//! How the backend is chosen. The environment belongs to the whole process, so each of these asks a child process: this
+//! program once more.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Output};
+use trochus::{Backend, Error, Runtime};
+
+/// Set in a child process: what it shall ask for.
+const ASKED: &str = "TROCHUS_CONFORMANCE_CHILD";
+/// Set in a child process that shall have no io_uring.
+const FORBIDDEN: &str = "TROCHUS_CONFORMANCE_NO_IO_URING";
+
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    ("the_environment_decides_what_auto_is", the_environment_decides_what_auto_is),
+    ("a_name_in_the_program_outranks_the_environment", a_name_in_the_program_outranks_the_environment),
+    ("a_name_that_is_none_is_an_error", a_name_that_is_none_is_an_error),
+    #[cfg(target_os = "linux")]
+    ("features_are_switched_off_by_name", features_are_switched_off_by_name),
+    #[cfg(target_os = "linux")]
+    ("where_io_uring_is_forbidden_auto_falls_back_and_says_why", forbidden_auto_falls_back),
+    #[cfg(target_os = "linux")]
+    ("where_io_uring_is_forbidden_asking_for_it_is_an_error", forbidden_by_name_is_an_error),
+];
+
+/// Builds a runtime, says what came of it, and ends the process; `None` in a process that is no such child.
+pub(crate) fn run_as_child() -> Option<ExitCode> {
+    let asked: Backend = std::env::var(ASKED).ok()?.parse().expect("a backend's name");
+    #[cfg(target_os = "linux")]
+    if std::env::var_os(FORBIDDEN).is_some() {
+        crate::seccomp::forbid_io_uring().expect("a filter for system calls");
+    }
+    match Runtime::builder().backend(asked).reactors(2).build() {
+        Ok(runtime) => println!("{} {:?}", runtime.backend(), runtime.capabilities()),
+        Err(error) => {
+            let kind = match error {
+                Error::BackendUnavailable { .. } => "unavailable",
+                Error::UnknownBackend(_) => "unknown backend",
+                Error::UnknownFeature(_) => "unknown feature",
+                _ => "other",
+            };
+            println!("{kind}: {error}");
+        }
+    }
+    Some(ExitCode::SUCCESS)
+}
+
+/// What a child with these variables says on standard output, and what it logs.
+fn ask(asked: Backend, variables: &[(&str, &str)]) -> (String, String) {
+    // Without `/proc`, the name that it was started by has to do.
+    let program = std::env::current_exe().ok().or_else(|| std::env::args_os().next().map(PathBuf::from));
+    let mut child = Command::new(program.expect("a program has a name"));
+    child.env_remove("TROCHUS_BACKEND").env_remove("TROCHUS_IO_URING_WITHOUT");
+    child.env(ASKED, asked.to_string()).envs(variables.iter().copied());
+    let Output { status, stdout, stderr } = child.output().unwrap();
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert!(status.success(), "{stderr}");
+    (String::from_utf8(stdout).unwrap(), stderr)
+}
+
+#[track_caller]
+fn assert_says(answer: &str, beginning: &str) {
+    assert!(answer.starts_with(beginning), "expected {beginning:?}, got {answer:?}");
+}
+
+fn the_environment_decides_what_auto_is() {
+    let best = Backend::available()[0].to_string();
+    assert_says(&ask(Backend::Auto, &[]).0, &best);
+    assert_says(&ask(Backend::Auto, &[("TROCHUS_BACKEND", "")]).0, &best);
+    assert_says(&ask(Backend::Auto, &[("TROCHUS_BACKEND", "auto")]).0, &best);
+    for backend in Backend::available() {
+        let name = backend.to_string();
+        assert_says(&ask(Backend::Auto, &[("TROCHUS_BACKEND", &name)]).0, &name);
+    }
+}
+
+fn a_name_in_the_program_outranks_the_environment() {
+    for backend in Backend::available() {
+        for other in ["auto", "io_uring", "fallback"] {
+            assert_says(&ask(backend, &[("TROCHUS_BACKEND", other)]).0, &backend.to_string());
+        }
+    }
+}
+
+fn a_name_that_is_none_is_an_error() {
+    let (answer, _) = ask(Backend::Auto, &[("TROCHUS_BACKEND", "kqueue")]);
+    assert_says(
+        &answer,
+        "unknown backend: there is no backend \"kqueue\": choose auto, io_uring or fallback",
+    );
+    let (answer, _) = ask(Backend::Auto, &[("TROCHUS_IO_URING_WITHOUT", "buffer_ring,sqpoll")]);
+    assert_says(&answer, "unknown feature: there is no io_uring feature \"sqpoll\"");
+}
+
+#[cfg(target_os = "linux")]
+fn features_are_switched_off_by_name() {
+    if !Backend::available().contains(&Backend::IoUring) {
+        return eprintln!("this machine has no io_uring, so there is nothing to switch off");
+    }
+    let without = |names| ask(Backend::IoUring, &[("TROCHUS_IO_URING_WITHOUT", names)]).0;
+    let answer = without("");
+    assert_says(&answer, "io_uring");
+    for (feature, shown) in [
+        ("multishot_receive", "multishot_receive"),
+        ("multishot_accept", "multishot_accept"),
+        ("buffer_ring", "provided_buffers"),
+        ("defer_taskrun", "deferred_task_work"),
+    ] {
+        let answer = without(feature);
+        assert!(answer.contains(&format!("{shown}: false")), "{answer}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn forbidden_auto_falls_back() {
+    let (answer, log) = ask(Backend::Auto, &[(FORBIDDEN, "1")]);
+    assert_says(&answer, "fallback");
+    assert_eq!(log.matches("io_uring is not used").count(), 1, "once, though there are two reactors: {log}");
+    assert!(log.contains("seccomp") || log.contains("io_uring_disabled"), "{log}");
+}
+
+#[cfg(target_os = "linux")]
+fn forbidden_by_name_is_an_error() {
+    let (answer, _) = ask(Backend::IoUring, &[(FORBIDDEN, "1")]);
+    assert_says(&answer, "unavailable: cannot use the backend io_uring");
+    assert!(answer.contains("seccomp") || answer.contains("io_uring_disabled"), "{answer}");
+    let (answer, log) = ask(Backend::Fallback, &[(FORBIDDEN, "1")]);
+    assert_says(&answer, "fallback");
+    assert!(log.is_empty(), "whoever asks for the fallback need not be told why it is used: {log}");
+}

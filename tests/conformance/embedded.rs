@@ -1,0 +1,224 @@
+//! A reactor in somebody else's loop, turned by hand or when an outer selector says so.
+
+use crate::accounts::DEADLINE;
+use crate::ground::{Ground, Peer, pattern};
+use crate::probe::{Echo, Ending, Event, log};
+use crate::{Suite, suite};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use trochus::Reactor;
+use trochus::net::{Address, StreamOptions};
+
+pub(crate) fn suites() -> Vec<Suite> {
+    vec![suite!(
+        "embedded",
+        |_| true,
+        [
+            turns_serve_connections,
+            turns_without_a_wait_serve_connections,
+            the_descriptor_wakes_an_outer_selector,
+            timers_bound_a_turn,
+            a_drain_by_turns_cuts_off_at_its_deadline,
+            deferred_work_of_a_drain_is_not_forgotten,
+            dropping_a_reactor_ends_its_connections,
+            two_reactors_on_one_thread,
+        ]
+    )]
+}
+
+/// A client that plays ping-pong with messages of this size.
+fn client(address: &Address, rounds: usize, len: usize) -> JoinHandle<()> {
+    let address = address.clone();
+    thread::spawn(move || {
+        let peer = Peer::connect(&address);
+        let message = pattern(len);
+        for _ in 0..rounds {
+            peer.send(&message);
+            assert!(peer.receive(len) == message);
+        }
+    })
+}
+
+#[track_caller]
+fn turn_until(reactor: &mut Reactor, timeout: Option<Duration>, mut done: impl FnMut(&mut Reactor) -> bool) {
+    let start = Instant::now();
+    while !done(reactor) {
+        assert!(start.elapsed() < DEADLINE, "turned for {DEADLINE:?} in vain: {:?}", reactor.outstanding());
+        reactor.turn(timeout).unwrap();
+    }
+}
+
+/// Serves until all clients are done, and nothing is left.
+fn serve(ground: &Ground, timeout: Option<Duration>) {
+    let mut reactor = ground.reactor_builder().build().unwrap();
+    assert_eq!(reactor.backend(), ground.backend);
+    let listener = reactor.listen(ground.fresh_address(), |_| Echo).unwrap();
+    let clients: Vec<_> = (0..4).map(|_| client(listener.local_addr(), 20, 70_000)).collect();
+    turn_until(&mut reactor, timeout, |reactor| {
+        reactor.metrics().connections_opened == 4 && reactor.connections() == 0
+    });
+    clients.into_iter().for_each(|client| client.join().unwrap());
+    reactor.close_listener(&listener);
+    turn_until(&mut reactor, timeout, |reactor| reactor.outstanding() == Default::default());
+    let metrics = reactor.metrics();
+    assert_eq!(metrics.connections_opened, metrics.connections_closed);
+    assert_eq!(metrics.received_bytes, 4 * 20 * 70_000);
+}
+
+fn turns_serve_connections(ground: &Ground) {
+    serve(ground, Some(Duration::from_millis(10)));
+    // For as long as it takes: something always comes.
+    serve(ground, None);
+}
+
+fn turns_without_a_wait_serve_connections(ground: &Ground) {
+    serve(ground, Some(Duration::ZERO));
+}
+
+fn the_descriptor_wakes_an_outer_selector(ground: &Ground) {
+    const CLIENTS: u64 = 8;
+    const COMMANDS: u64 = 300;
+    let mut reactor = ground.reactor_builder().build().unwrap();
+    let listener = reactor.listen(ground.fresh_address(), |_| Echo).unwrap();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| client(listener.local_addr(), 30, 100_000)).collect();
+    let (commands, handle) = (Arc::new(AtomicU64::new(0)), reactor.handle());
+    clients.push(thread::spawn({
+        let commands = commands.clone();
+        move || {
+            for number in 1..=COMMANDS {
+                let counter = commands.clone();
+                handle.run(move |_| _ = counter.fetch_add(1, Ordering::SeqCst)).unwrap();
+                if number % 100 == 0 {
+                    let ran = || commands.load(Ordering::SeqCst) == number;
+                    crate::accounts::wait_until("commands have run", ran);
+                }
+            }
+        }
+    }));
+    let mut poll = Poll::new().unwrap();
+    let descriptor = reactor.as_raw_fd();
+    poll.registry().register(&mut SourceFd(&descriptor), Token(0), Interest::READABLE).unwrap();
+    let mut events = Events::with_capacity(4);
+    let done = |reactor: &Reactor| {
+        let metrics = reactor.metrics();
+        commands.load(Ordering::SeqCst) == COMMANDS && metrics.connections_closed == CLIENTS
+    };
+    // The first turn tells the kernel what to watch.
+    reactor.turn(Some(Duration::ZERO)).unwrap();
+    while !done(&reactor) {
+        match poll.poll(&mut events, Some(DEADLINE)) {
+            Ok(()) => assert!(!events.is_empty(), "the reactor had something to do, and nobody was told"),
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::Interrupted),
+        }
+        reactor.turn(Some(Duration::ZERO)).unwrap();
+    }
+    clients.into_iter().for_each(|client| client.join().unwrap());
+    poll.registry().deregister(&mut SourceFd(&descriptor)).unwrap();
+    reactor.drain(DEADLINE).unwrap();
+    assert_eq!(reactor.outstanding(), Default::default());
+}
+
+fn timers_bound_a_turn(ground: &Ground) {
+    let mut reactor = ground.reactor_builder().build().unwrap();
+    let (log, recorder) = log();
+    let listener = reactor
+        .listen(ground.fresh_address(), move |_| {
+            recorder.probe().open(|io| io.set_timer(Duration::from_millis(5))).timer(|io| io.abort())
+        })
+        .unwrap();
+    let peer = Peer::connect(listener.local_addr());
+    // Only the timer can end the wait, and with it the connection.
+    turn_until(&mut reactor, None, |reactor| reactor.metrics().connections_closed == 1);
+    assert_eq!(log.closed(), Ending::Aborted);
+    drop(peer);
+    reactor.drain(Duration::ZERO).unwrap();
+    assert_eq!(reactor.outstanding(), Default::default());
+}
+
+fn a_drain_by_turns_cuts_off_at_its_deadline(ground: &Ground) {
+    let mut reactor = ground.reactor_builder().build().unwrap();
+    let (log, recorder) = log();
+    let listener = reactor
+        .listen(ground.fresh_address(), move |_| recorder.probe().shutdown(|_| {}).end(|_| {}))
+        .unwrap();
+    let peer = Peer::connect(listener.local_addr());
+    turn_until(&mut reactor, None, |reactor| reactor.connections() == 1);
+    assert!(!reactor.is_drained());
+    reactor.begin_drain(Duration::from_millis(20));
+    turn_until(&mut reactor, None, |reactor| reactor.is_drained());
+    assert_eq!(log.closed(), Ending::Shutdown);
+    peer.sees_the_end();
+    assert_eq!(reactor.outstanding(), Default::default());
+}
+
+fn deferred_work_of_a_drain_is_not_forgotten(ground: &Ground) {
+    let mut reactor = ground.reactor_builder().build().unwrap();
+    let (log, recorder) = log();
+    let listener = reactor
+        .listen(ground.fresh_address(), move |_| {
+            recorder.probe().shutdown(|io| {
+                let handle = io.handle();
+                io.defer(move |_| handle.close().unwrap());
+            })
+        })
+        .unwrap();
+    let peer = Peer::connect(listener.local_addr());
+    turn_until(&mut reactor, None, |reactor| reactor.connections() == 1);
+    let closer = thread::spawn(move || assert!(peer.receive_to_end().is_empty()));
+    reactor.begin_drain(DEADLINE);
+    turn_until(&mut reactor, None, |reactor| reactor.is_drained());
+    assert_eq!(log.closed(), Ending::Closed);
+    closer.join().unwrap();
+}
+
+fn dropping_a_reactor_ends_its_connections(ground: &Ground) {
+    let mut reactor = ground.reactor_builder().build().unwrap();
+    let (log, recorder) = log();
+    let stubborn = recorder.clone();
+    let listener = reactor
+        .listen(ground.fresh_address(), move |_| stubborn.probe().shutdown(|_| {}).end(|_| {}))
+        .unwrap();
+    let target = listener.local_addr().clone();
+    reactor.connect(&target, &StreamOptions::new(), recorder.probe().open(|io| io.write(&[1; 1 << 20])));
+    turn_until(&mut reactor, None, |reactor| reactor.metrics().received_bytes > 1000);
+    let handle = reactor.handle();
+    drop(reactor);
+    assert!(handle.run(|_| ()).is_err());
+    let metrics = handle.metrics();
+    assert_eq!((metrics.connections_opened, metrics.connections_closed), (2, 2));
+    let closed = log.rest().into_iter().filter(|event| matches!(event, Event::Closed(_))).count();
+    assert_eq!(closed, 2);
+}
+
+fn two_reactors_on_one_thread(ground: &Ground) {
+    let (mut one, mut other) =
+        (ground.reactor_builder().build().unwrap(), ground.reactor_builder().build().unwrap());
+    let (log, recorder) = log();
+    let listener = one.listen(ground.fresh_address(), |_| Echo).unwrap();
+    let message = pattern(1 << 20);
+    let sent = message.clone();
+    let probe = recorder.probe().open(move |io| io.write(&sent));
+    other.connect(listener.local_addr(), &StreamOptions::new(), probe);
+    let start = Instant::now();
+    while other.metrics().received_bytes < message.len() as u64 {
+        assert!(start.elapsed() < DEADLINE);
+        one.turn(Some(Duration::ZERO)).unwrap();
+        other.turn(Some(Duration::ZERO)).unwrap();
+    }
+    log.opened();
+    assert!(log.bytes(message.len()) == message);
+    other.begin_drain(DEADLINE);
+    while !other.is_drained() {
+        assert!(start.elapsed() < DEADLINE);
+        one.turn(Some(Duration::ZERO)).unwrap();
+        other.turn(Some(Duration::ZERO)).unwrap();
+    }
+    one.drain(DEADLINE).unwrap();
+    assert_eq!(one.outstanding(), Default::default());
+    assert_eq!(other.outstanding(), Default::default());
+}
