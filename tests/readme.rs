@@ -18,7 +18,10 @@ fn read(name: &str) -> String {
 }
 
 fn figures() -> Vec<Value> {
-    read("docs/figures.jsonl").lines().map(|line| serde_json::from_str(line).expect("a JSON object a line")).collect()
+    read("docs/figures.jsonl")
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a JSON object a line"))
+        .collect()
 }
 
 fn number(row: &Value, name: &str) -> Option<f64> {
@@ -39,7 +42,8 @@ fn label(row: &Value) -> String {
     let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
     let busy = if row["busy_poll"] == "on" { ", busy polling" } else { "" };
     let drive = row["drive"].as_str().map_or(String::new(), |drive| format!(", {drive}"));
-    let target = number(row, "target_per_s").map_or(String::new(), |target| format!(", {}/s asked for", rate(target)));
+    let target =
+        number(row, "target_per_s").map_or(String::new(), |target| format!(", {}/s asked for", rate(target)));
     format!("{} × {}{drive}{target}{busy}", text("experiment"), row["connections"])
 }
 
@@ -91,13 +95,26 @@ fn picture(rows: &[Value]) -> String {
         let (y, width) = (index * ROW + 8, ratio.min(most) / most * WIDTH);
         let color = if row["backend"] == "io_uring" { "#2f6f8f" } else { "#c98b2f" };
         let backend = row["backend"].as_str().unwrap_or_default();
-        writeln!(svg, "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{} {backend}</text>", LEFT - 8.0, y + 12, label(row)).unwrap();
-        writeln!(svg, "<rect x=\"{LEFT}\" y=\"{y}\" width=\"{width:.0}\" height=\"16\" fill=\"{color}\"/>").unwrap();
+        writeln!(
+            svg,
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{} {backend}</text>",
+            LEFT - 8.0,
+            y + 12,
+            label(row)
+        )
+        .unwrap();
+        writeln!(svg, "<rect x=\"{LEFT}\" y=\"{y}\" width=\"{width:.0}\" height=\"16\" fill=\"{color}\"/>")
+            .unwrap();
         writeln!(svg, "<text x=\"{:.0}\" y=\"{}\">{ratio:.2}</text>", LEFT + width + 6.0, y + 12).unwrap();
     }
     let bottom = compared.len() * ROW + 12;
     writeln!(svg, "<line x1=\"{one:.0}\" y1=\"0\" x2=\"{one:.0}\" y2=\"{bottom}\" stroke=\"black\" stroke-dasharray=\"4\"/>").unwrap();
-    writeln!(svg, "<text x=\"{one:.0}\" y=\"{}\" text-anchor=\"middle\">plain sockets = 1</text>\n</svg>", bottom + 16).unwrap();
+    writeln!(
+        svg,
+        "<text x=\"{one:.0}\" y=\"{}\" text-anchor=\"middle\">plain sockets = 1</text>\n</svg>",
+        bottom + 16
+    )
+    .unwrap();
     svg
 }
 
@@ -120,7 +137,11 @@ fn the_tables_and_the_picture_are_those_of_the_last_runs() {
         fs::write(path("docs/figures.svg"), picture(&rows)).unwrap();
     } else {
         assert_eq!(readme, expected, "run `UPDATE_README=1 cargo test --test readme`");
-        assert_eq!(read("docs/figures.svg"), picture(&rows), "run `UPDATE_README=1 cargo test --test readme`");
+        assert_eq!(
+            read("docs/figures.svg"),
+            picture(&rows),
+            "run `UPDATE_README=1 cargo test --test readme`"
+        );
     }
 }
 
@@ -138,8 +159,14 @@ fn version_and_oldest_compiler_are_those_of_the_crate() {
     let readme = read("README.md");
     let (major, minor) = (env!("CARGO_PKG_VERSION_MAJOR"), env!("CARGO_PKG_VERSION_MINOR"));
     assert!(readme.contains(&format!("trochus = \"{major}.{minor}\"")), "the version in README.md");
-    assert!(readme.contains(&format!("Rust {}", env!("CARGO_PKG_RUST_VERSION"))), "the oldest compiler in README.md");
-    assert!(read("CHANGELOG.md").contains(&format!("\n## {}", env!("CARGO_PKG_VERSION"))), "the version in CHANGELOG.md");
+    assert!(
+        readme.contains(&format!("Rust {}", env!("CARGO_PKG_RUST_VERSION"))),
+        "the oldest compiler in README.md"
+    );
+    assert!(
+        read("CHANGELOG.md").contains(&format!("\n## {}", env!("CARGO_PKG_VERSION"))),
+        "the version in CHANGELOG.md"
+    );
 }
 
 #[test]
@@ -161,7 +188,8 @@ fn the_examples_that_are_named_exist() {
         .collect();
     assert!(named.len() > 3);
     for name in named {
-        let (file, folder) = (path(&format!("examples/{name}.rs")), path(&format!("examples/{name}/main.rs")));
+        let (file, folder) =
+            (path(&format!("examples/{name}.rs")), path(&format!("examples/{name}/main.rs")));
         assert!(file.exists() || folder.exists(), "README.md names an example {name}");
     }
 }

@@ -116,12 +116,12 @@ impl RuntimeBuilder {
         }
         self.reactor.check()?;
         // All threads start at once; the first error, if any, ends those that came up.
-        let starting: Vec<Starting> = (0..reactors)
+        let starting: Vec<Result<Starting>> = (0..reactors)
             .map(|index| {
                 let core = cores.get((self.first_core + index) % cores.len().max(1)).filter(|_| self.pin);
                 start(self.reactor.clone(), index, core.copied())
             })
-            .collect::<Result<_>>()?;
+            .collect();
         let mut runtime = Runtime {
             workers: Vec::new(),
             backend: Backend::Auto,
@@ -129,15 +129,14 @@ impl RuntimeBuilder {
             next: AtomicUsize::new(0),
         };
         let mut failure = None;
-        for Starting { thread, core, ready } in starting {
-            match ready.recv() {
-                Ok(Ok((handle, backend, capabilities))) => {
-                    (runtime.backend, runtime.capabilities) = (backend, capabilities);
-                    runtime.workers.push(Worker { handle, thread: Some(thread), core });
-                }
-                Ok(Err(error)) => failure = Some(error),
-                Err(_) => failure = Some(Error::Stopped),
-            }
+        for starting in starting {
+            let up = starting.and_then(|Starting { thread, core, ready }| {
+                let (handle, backend, capabilities) = ready.recv().unwrap_or(Err(Error::Stopped))?;
+                (runtime.backend, runtime.capabilities) = (backend, capabilities);
+                runtime.workers.push(Worker { handle, thread: Some(thread), core });
+                Ok(())
+            });
+            failure = failure.or(up.err());
         }
         failure.map_or(Ok(runtime), Err)
     }

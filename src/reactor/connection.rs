@@ -58,8 +58,7 @@ pub(super) struct Link {
     pub(super) out: Payload,
     /// Bytes in the other half, which the driver has. 0 if no send is in flight.
     pub(super) sending: usize,
-    /// Bytes of the output that are no answer to input: what other threads wrote, and what the handler declared to be such.
-    /// They do not make reading pause, which would only keep the peer from sending and so, in the end, from reading.
+    /// Bytes of the output that are no answer to input, because other threads wrote them. They do not make reading pause, which would only keep the peer from sending and so, in the end, from reading.
     pub(super) unsolicited: usize,
     pub(super) send_cancelled: bool,
     pub(super) connecting: bool,

@@ -54,13 +54,6 @@ impl Io<'_> {
         self.link.options.limits.output_soft.saturating_sub(self.link.pending_output())
     }
 
-    /// Declares that so many bytes of what was just written are no answer to input, as a client's requests are not. Otherwise
-    /// output that waits for the peer makes reading pause; but when both sides only answer once they have got rid of what
-    /// they have to say, they wait for each other. The hard limit holds for these bytes too.
-    pub fn unsolicited(&mut self, bytes: usize) {
-        self.link.unsolicited += bytes;
-    }
-
     /// Tells that fewer than `bytes` bytes, counted from the first unconsumed one, are of no use: `on_bytes` is not called
     /// before. Valid until the next call; beyond the input limit, the connection is closed as soon as that is reached.
     pub fn expect(&mut self, bytes: usize) {

@@ -137,7 +137,8 @@ impl Reactor {
         }
         if !link.has_operations() {
             self.driver.detach(&link.socket);
-            let Connection { mut link, .. } = self.connections.remove(id).expect("it was there");
+            let Connection { mut link, handler } = self.connections.remove(id).expect("it was there");
+            self.guarded(|_| drop(handler));
             link.inbox.release(&mut self.shared.spare);
         }
     }

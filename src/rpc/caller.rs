@@ -58,7 +58,8 @@ impl<P: Protocol> Requests<'_, P> {
         Ok(())
     }
 
-    /// Bytes of output that may still be written before the connection is not read any more.
+    /// Bytes of requests that may still be written before those of calls and producers wait. What is written beyond that
+    /// counts up to the hard limit of output, where the connection is closed.
     pub fn room(&self) -> usize {
         self.room.saturating_sub(self.out.len())
     }

@@ -114,7 +114,7 @@ impl<P: Protocol> Client<P> {
             lingers_until: None,
             ended: false,
         };
-        runtime.connect_on(index, &options.stream, addresses, move || Requester::new(engine))?;
+        runtime.connect_on(index, &options.connection(), addresses, move || Requester::new(engine))?;
         Ok(Client { gate: gate.clone(), streamed, _closes: Arc::new(StopsOnDrop(gate)) })
     }
 

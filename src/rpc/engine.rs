@@ -101,7 +101,7 @@ impl<P: Protocol, K: Caller<P>> Engine<P, K> {
         let delay = doubled.min(policy.longest_delay);
         let address = self.addresses[self.attempt as usize % self.addresses.len()].clone();
         self.attempt += 1;
-        let (reactor, stream) = (self.reactor.clone(), self.options.stream.clone());
+        let (reactor, stream) = (self.reactor.clone(), self.options.connection());
         // If the reactor stops first, the engine is dropped with the action, and that is the end.
         let _ = reactor.run(move |reactor| {
             reactor.after(delay, move |reactor| reactor.connect(&address, &stream, Requester::new(self)));

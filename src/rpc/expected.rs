@@ -11,8 +11,9 @@ const STREAMED: u64 = u64::MAX;
 
 /// What a client's connection waits for.
 pub(super) enum Expected<Res> {
-    /// In the order of the requests. Streamed ones are only counted; `tail` are those behind all others.
-    InOrder { next: VecDeque<Next<Res>>, tail: u64 },
+    /// In the order of the requests. Streamed ones are only counted; those behind all others are `sent` less `answered`:
+    /// two counters, because one that goes up and down for each message is waited for twice.
+    InOrder { next: VecDeque<Next<Res>>, sent: u64, answered: u64 },
     /// By id: the entry's number, and behind it how often that number was used.
     ById { calls: Slab<(u32, Promise<Res>)>, uses: u32, streamed: u64 },
     /// Every response goes to the callback.
@@ -35,7 +36,7 @@ pub(super) enum Recipient<Res> {
 impl<Res> Expected<Res> {
     pub(super) fn new(kind: CorrelationKind) -> Self {
         match kind {
-            CorrelationKind::InOrder => Expected::InOrder { next: VecDeque::new(), tail: 0 },
+            CorrelationKind::InOrder => Expected::InOrder { next: VecDeque::new(), sent: 0, answered: 0 },
             CorrelationKind::ById => Expected::ById { calls: Slab::new(), uses: 0, streamed: 0 },
             CorrelationKind::Uncorrelated => Expected::Uncorrelated,
         }
@@ -53,7 +54,9 @@ impl<Res> Expected<Res> {
     /// Requests in flight; 0 if nobody can know.
     pub(super) fn requests(&self) -> u64 {
         match self {
-            Expected::InOrder { next, tail } => tail + next.iter().map(Next::requests).sum::<u64>(),
+            Expected::InOrder { next, sent, answered } => {
+                sent - answered + next.iter().map(Next::requests).sum::<u64>()
+            }
             Expected::ById { calls, streamed, .. } => calls.len() as u64 + streamed,
             Expected::Uncorrelated => 0,
         }
@@ -63,7 +66,7 @@ impl<Res> Expected<Res> {
     #[inline]
     pub(super) fn streamed(&mut self, count: u64) {
         match self {
-            Expected::InOrder { tail, .. } => *tail += count,
+            Expected::InOrder { sent, .. } => *sent += count,
             Expected::ById { streamed, .. } => *streamed += count,
             Expected::Uncorrelated => {}
         }
@@ -80,9 +83,10 @@ impl<Res> Expected<Res> {
     /// The call with that id was sent.
     pub(super) fn call(&mut self, promise: Promise<Res>) {
         match self {
-            Expected::InOrder { next, tail } => {
-                if *tail > 0 {
-                    next.push_back(Next::Streamed(std::mem::take(tail)));
+            Expected::InOrder { next, sent, answered } => {
+                if sent > answered {
+                    next.push_back(Next::Streamed(*sent - *answered));
+                    *answered = *sent;
                 }
                 next.push_back(Next::Call(promise));
             }
@@ -95,14 +99,22 @@ impl<Res> Expected<Res> {
     }
 
     /// Whom the response with this id is for. `None`: for nobody who asked.
-    #[inline]
+    #[inline(always)]
     pub(super) fn recipient(&mut self, id: u64) -> Option<Recipient<Res>> {
         match self {
             Expected::Uncorrelated => Some(Recipient::Callback),
-            Expected::InOrder { next, tail } if next.is_empty() => {
-                *tail = tail.checked_sub(1)?;
+            Expected::InOrder { next, sent, answered } if next.is_empty() && *answered < *sent => {
+                *answered += 1;
                 Some(Recipient::Callback)
             }
+            _ => self.other_recipient(id),
+        }
+    }
+
+    /// Where calls take part, or there is nobody.
+    fn other_recipient(&mut self, id: u64) -> Option<Recipient<Res>> {
+        match self {
+            Expected::Uncorrelated => Some(Recipient::Callback),
             Expected::InOrder { next, .. } => match next.front_mut()? {
                 Next::Streamed(count) => {
                     *count -= 1;
@@ -142,8 +154,8 @@ impl<Res> Expected<Res> {
     /// Nothing more will come.
     pub(super) fn lose(&mut self, reason: &Arc<str>) {
         match self {
-            Expected::InOrder { next, tail } => {
-                *tail = 0;
+            Expected::InOrder { next, sent, answered } => {
+                *answered = *sent;
                 next.drain(..).for_each(|next| match next {
                     Next::Streamed(_) => {}
                     Next::Call(promise) => promise.lose(reason),

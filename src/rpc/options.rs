@@ -111,7 +111,8 @@ impl ClientOptions {
         ClientOptions::default().lane(config::LANE_ITEMS / 16).batch(config::BATCH_ITEMS / 16)
     }
 
-    /// Options of the connection.
+    /// Options of the connection. The soft limit of output is the one from which on no more requests are taken from
+    /// calls and producers; responses are read all the same.
     pub fn stream(mut self, options: StreamOptions) -> Self {
         self.stream = options;
         self
@@ -155,7 +156,21 @@ impl ClientOptions {
         self
     }
 
+    /// The connection's options. Its reading never pauses because output waits, or both ends could wait for the other to
+    /// read; instead no requests are taken over.
+    pub(super) fn connection(&self) -> StreamOptions {
+        let mut stream = self.stream.clone();
+        stream.limits.output_soft = stream.limits.output_hard;
+        stream
+    }
+
+    /// Bytes of requests that may still be encoded when so many wait for the peer.
+    pub(super) fn room(&self, pending: usize) -> usize {
+        self.stream.limits.output_soft.saturating_sub(pending)
+    }
+
     pub(super) fn check(&self) -> Result<()> {
+        self.stream.check()?;
         if self.lane == 0 || self.batch == 0 {
             return Err(Error::InvalidSetting(
                 "a lane and a batch must hold at least one request".to_owned(),

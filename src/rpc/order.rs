@@ -30,10 +30,6 @@ impl<R> Order<R> {
         Order { first: 0, entries: VecDeque::new() }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -101,7 +97,7 @@ mod tests {
                 let expected = (0..count).take_while(|n| arrivals[..=so_far].contains(n)).count();
                 prop_assert_eq!(left.len(), expected);
             }
-            prop_assert!(order.is_empty());
+            prop_assert_eq!(order.len(), 0);
             for (n, turn) in left.into_iter().enumerate() {
                 prop_assert_eq!(turn, if n % 7 == 3 { Turn::Gone } else { Turn::Ready(n as u64) });
             }

@@ -57,6 +57,9 @@ thread_local! {
     static NEXT: Cell<u64> = const { Cell::new(0) };
 }
 
+/// No request has it.
+const NO_TICKET: u64 = u64::MAX;
+
 /// Numbers that a thread takes at a time.
 const BLOCK: u64 = 1 << 32;
 
@@ -81,7 +84,7 @@ pub(super) struct Dispatch<'a, R> {
 
 impl<R> Slot<R> {
     pub(super) fn new() -> Self {
-        Slot(UnsafeCell::new(SlotState { ticket: 0, answer: Answer::Later, later: None }))
+        Slot(UnsafeCell::new(SlotState { ticket: NO_TICKET, answer: Answer::Later, later: None }))
     }
 }
 
@@ -104,14 +107,16 @@ impl<'a, R> Dispatch<'a, R> {
         // one only inside `leave`, which returns before anything else runs.
         let state = unsafe { &mut *self.slot.0.get() };
         state.ticket = ticket;
-        state.answer = Answer::Later;
         let link = state.later.take().unwrap_or_else(|| later.clone());
         serve(Reply { later: Some(link), ticket, dispatch: self.number, slot: self.slot });
         // SAFETY: as above; the reference from before the call is not used any more.
         let state = unsafe { &mut *self.slot.0.get() };
-        // Replies that come later find that theirs is another request.
-        state.ticket = u64::MAX;
-        std::mem::replace(&mut state.answer, Answer::Later)
+        let answer = std::mem::replace(&mut state.answer, Answer::Later);
+        if matches!(answer, Answer::Later) {
+            // The reply lives on, and must find that its request is not the one that is being served any more.
+            state.ticket = NO_TICKET;
+        }
+        answer
     }
 }
 
@@ -125,8 +130,10 @@ impl<R> Reply<R> {
     /// Sends the response. If the connection has ended, it goes nowhere.
     #[inline]
     pub fn send(mut self, response: R) {
-        if let Some(response) = self.leave(Some(response)) {
-            self.send_later(response);
+        match self.leave(Some(response)) {
+            Some(response) => self.send_later(response),
+            // Its link is in the slot now, so that nothing is left to drop; the compiler does not see that by itself.
+            None => std::mem::forget(self),
         }
     }
 
@@ -136,10 +143,12 @@ impl<R> Reply<R> {
         if CURRENT.get() != self.dispatch {
             return Some(response);
         }
-        // SAFETY: the dispatch with this number, of which there is one, is going on on this very thread (it sets `CURRENT` and
-        // restores it when it is dropped, before its slot can be). Nobody else has a reference into the slot: other
-        // threads fail the comparison, and `Dispatch::serve` does not touch its own across the service's call.
-        let state = unsafe { &mut *(*self.slot).0.get() };
+        // SAFETY: the dispatch with this number, of which there is one, is going on on this very thread: it sets `CURRENT` and
+        // restores it when it is dropped, before its slot can be. So the slot is alive.
+        let slot = unsafe { &*self.slot };
+        // SAFETY: nobody else has a reference into the slot: other threads fail the comparison above, and `Dispatch::serve`
+        // does not use its own across the service's call.
+        let state = unsafe { &mut *slot.0.get() };
         if state.ticket != self.ticket {
             return Some(response);
         }

@@ -38,16 +38,8 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
 
     /// Takes requests over while there is room for them. Whether there were any.
     fn pump(&mut self, io: &mut Io<'_>) -> bool {
-        let before = io.pending();
-        let any = self.pump_all(io);
-        // A server that is busy answering must find us reading.
-        io.unsolicited(io.pending().saturating_sub(before));
-        any
-    }
-
-    fn pump_all(&mut self, io: &mut Io<'_>) -> bool {
         let Some(engine) = &mut self.engine else { return false };
-        let (mut any, mut room) = (false, io.room());
+        let (mut any, mut room) = (false, engine.options.room(io.pending()));
         if room > 0 && !self.finishing {
             let out = io.out();
             let full = out.len() + room;
@@ -81,7 +73,7 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
 
     fn receive(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> Result<(usize, usize), String> {
         let Some(engine) = &mut self.engine else { return Ok((bytes.len(), 0)) };
-        let room = io.room();
+        let room = engine.options.room(io.pending());
         let out = io.out();
         let mut requests =
             Requests { codec: &mut self.requests, expected: &mut self.expected, room: out.len() + room, out };
@@ -207,21 +199,17 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
         let Some(engine) = &mut self.engine else { return };
         engine.target.connected(io.handle());
         engine.attempt = 0;
-        let room = io.room();
+        let room = engine.options.room(io.pending());
         let out = io.out();
         let mut requests =
             Requests { codec: &mut self.requests, expected: &mut self.expected, room: out.len() + room, out };
         engine.caller.on_open(&mut requests);
         engine.wake_up();
-        io.unsolicited(io.pending());
         io.poll_me();
     }
 
     fn on_bytes(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> usize {
-        let before = io.pending();
-        let received = self.receive(io, bytes);
-        io.unsolicited(io.pending().saturating_sub(before));
-        match received {
+        match self.receive(io, bytes) {
             Ok((consumed, wanted)) => {
                 io.expect(wanted);
                 consumed
@@ -280,7 +268,7 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
 
     fn on_close(&mut self, reason: &CloseReason) {
         let Some(engine) = self.engine.take() else { return };
-        let reason: Arc<str> = self.fault.take().map_or_else(|| reason.to_string(), |fault| fault).into();
+        let reason: Arc<str> = self.fault.take().unwrap_or_else(|| reason.to_string()).into();
         let unanswered = self.expected.requests();
         self.expected.lose(&reason);
         let end = if self.finishing && unanswered == 0 {

@@ -65,9 +65,13 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
     ) -> Result<(usize, usize), (usize, Broken)> {
         let Some(later) = &self.later else { return Ok((0, 0)) };
         let mut dispatch = Dispatch::begin(&self.slot);
+        // Beyond the limit by one response: then reading pauses, and what is left comes again once there is room.
         let full = out.len().saturating_add(room);
         let mut consumed = 0;
-        while out.len() < full && self.open.len() < self.options.requests_in_progress {
+        // In variables, because the compiler would read them anew for each request.
+        let (mut open, most) = (self.open.len(), self.options.requests_in_progress);
+        let mut next_ticket = self.next_ticket;
+        while out.len() <= full && open < most {
             let decoded = P::Correlation::decode(&mut self.requests, &bytes[consumed..]);
             let ((id, request), taken) = match decoded {
                 Ok(Decoded::Item { item, consumed }) => (item, consumed),
@@ -77,13 +81,15 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
                 Err(_) => return Err((bytes.len(), Broken)),
             };
             consumed += taken;
-            let ticket = self.next_ticket;
-            self.next_ticket += 1;
+            let ticket = next_ticket;
+            next_ticket += 1;
+            self.next_ticket = next_ticket;
             let answer = dispatch.serve(ticket, later, |reply| self.service.call(request, reply));
             let response = match answer {
                 Answer::Now(response) => response,
                 Answer::Later => {
                     self.open.push(ticket, id);
+                    open += 1;
                     continue;
                 }
                 Answer::Dropped => match self.service.substitute() {
@@ -95,10 +101,11 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
                     }
                 },
             };
-            if let OpenRequests::InOrder(order) = &mut self.open
-                && !order.is_empty()
+            if open > 0
+                && let OpenRequests::InOrder(order) = &mut self.open
             {
                 order.push(ticket, Some(Turn::Ready(response)));
+                open += 1;
             } else if P::Correlation::encode(&mut self.responses, id, &response, out).is_err() {
                 return Err((bytes.len(), Broken));
             }

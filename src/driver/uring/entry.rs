@@ -113,23 +113,27 @@ pub(super) struct Message {
 }
 
 impl Message {
-    /// Describes the unsent bytes of `payload`, which must neither change nor be dropped before the message.
-    pub(super) fn new(payload: &Payload) -> Self {
-        let mut slices = vec![IoSlice::new(&[]); MESSAGE_SLICES];
-        let filled = payload.slices(0, &mut slices);
-        slices.truncate(filled);
-        let slices: Vec<IoSlice<'static>> = slices
-            .into_iter()
-            // SAFETY: the lifetime is cut loose from the payload. The ring's table keeps payload and message together
-            // until the kernel's final completion, and nothing but the kernel reads these slices.
-            .map(|slice| unsafe { std::mem::transmute::<IoSlice<'_>, IoSlice<'static>>(slice) })
-            .collect();
+    pub(super) fn new() -> Box<Self> {
         // SAFETY: `msghdr` is a C struct of integers and pointers, for which zeroes are valid.
-        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        let header: libc::msghdr = unsafe { std::mem::zeroed() };
+        Box::new(Message { header, slices: Vec::with_capacity(MESSAGE_SLICES) })
+    }
+
+    /// Describes the unsent bytes of `payload`, which must neither change nor be dropped before the kernel is done with it.
+    pub(super) fn describe(&mut self, payload: &Payload) {
+        let mut slices = [IoSlice::new(&[]); MESSAGE_SLICES];
+        let filled = payload.slices(0, &mut slices);
+        self.slices.clear();
+        self.slices.extend(
+            slices[..filled]
+                .iter()
+                // SAFETY: the lifetime is cut loose from the payload. The ring's table keeps payload and message together
+                // until the kernel's final completion, and nothing but the kernel reads these slices.
+                .map(|slice| unsafe { std::mem::transmute::<IoSlice<'_>, IoSlice<'static>>(*slice) }),
+        );
         // `IoSlice` is guaranteed to have the layout of `iovec`, which the kernel does not write to.
-        header.msg_iov = slices.as_ptr().cast_mut().cast();
-        header.msg_iovlen = slices.len() as _;
-        Message { header, slices }
+        self.header.msg_iov = self.slices.as_ptr().cast_mut().cast();
+        self.header.msg_iovlen = self.slices.len() as _;
     }
 }
 

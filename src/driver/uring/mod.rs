@@ -34,6 +34,9 @@ pub(crate) struct Uring {
     held: Vec<Held>,
     in_flight: usize,
     capabilities: Capabilities,
+    /// Those that are not in use; never more than there were vectored sends in flight at a time.
+    #[expect(clippy::vec_box, reason = "the kernel has a message's address while it is in use")]
+    messages: Vec<Box<Message>>,
     /// Completions on their way from the queue; kept for its capacity.
     raw: Vec<Raw>,
     stats: DriverStats,
@@ -61,7 +64,7 @@ enum Outgoing {
     #[default]
     Nothing,
     /// The message header is there when the payload is more than one slice.
-    Send(Payload, #[expect(dead_code, reason = "held for the kernel, which reads it")] Option<Box<Message>>),
+    Send(Payload, Option<Box<Message>>),
     Connect(#[expect(dead_code, reason = "held for the kernel, which reads it")] Box<SockAddr>),
 }
 
@@ -84,6 +87,7 @@ impl Uring {
             capabilities,
             bell: Arc::new(Bell::new()?),
             held: Vec::new(),
+            messages: Vec::new(),
             raw: Vec::new(),
             in_flight: 0,
             stats: DriverStats::default(),
@@ -126,7 +130,7 @@ impl Uring {
             }
             Op::Receive { socket } => self.arm_receive(token, socket),
             Op::Send { socket, payload } => {
-                let message = payload.as_single().is_none().then(|| Box::new(Message::new(&payload)));
+                let message = payload.as_single().is_none().then(|| self.describe(&payload));
                 let wire = match (&message, payload.as_single()) {
                     (None, Some(bytes)) => Wire::Send { socket, bytes },
                     (message, _) => {
@@ -225,6 +229,12 @@ impl Uring {
         }
     }
 
+    fn describe(&mut self, payload: &Payload) -> Box<Message> {
+        let mut message = self.messages.pop().unwrap_or_else(Message::new);
+        message.describe(payload);
+        message
+    }
+
     fn watch_wake(&mut self) {
         let socket = self.bell.descriptor();
         self.push(Wire::Watch { socket }, Internal::Wake.bits());
@@ -261,7 +271,10 @@ impl Uring {
             Kind::Receive => self.received(token, raw),
             Kind::Send => {
                 let outgoing = std::mem::take(&mut self.held[token.index() as usize].outgoing);
-                let Outgoing::Send(payload, _) = outgoing else { unreachable!("{token:?} held no payload") };
+                let Outgoing::Send(payload, message) = outgoing else {
+                    unreachable!("{token:?} held no payload")
+                };
+                self.messages.extend(message);
                 Event::Sent(raw.bytes(), payload)
             }
         };
@@ -337,9 +350,10 @@ impl Uring {
     /// Ends everything and waits until the kernel has let go of all memory. `false` if it did not.
     fn reap_to_zero(&mut self) -> bool {
         let deadline = Instant::now() + REAP_TIMEOUT;
-        self.push(Wire::CancelAll, Internal::Cancelled(None).bits());
         let mut ended = Vec::new();
         while self.in_flight > 0 {
+            // More than once: an operation that is just being moved from one of the kernel's lists to another is not found.
+            self.push(Wire::CancelAll, Internal::Cancelled(None).bits());
             let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
             if self.wait(Some(left.min(Duration::from_millis(100))), &mut ended).is_err() {
                 return false;
