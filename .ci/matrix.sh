@@ -2,7 +2,8 @@
 # What users may combine: features, older dependencies, the package as it is published.
 #
 #   .ci/matrix.sh            with the toolchain alone
-#   .ci/matrix.sh --tools    also cargo-hack, cargo-deny and cargo-semver-checks, built here unless they are installed
+#   .ci/matrix.sh --tools    also the package's tests; cargo-hack, cargo-deny and cargo-semver-checks, which are built
+#                            here unless they are installed
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scratch=$PWD/target/matrix
@@ -52,8 +53,9 @@ PYTHON
     )
 }
 
-# What is packed must build and pass its tests away from the repository.
+# What is packed must compile, or with `test` also pass its tests, away from the repository.
 package() {
+    local action=$1
     rm -rf target/package
     cargo package --quiet --locked --workspace --no-verify --allow-dirty
     local crate
@@ -73,9 +75,9 @@ package() {
         cd "target/package/$crate"
         export CARGO_TARGET_DIR=$scratch/package-target
         local patch="patch.crates-io.trochus-fallback.path=\"${fallback%/}\""
-        cargo test --quiet --config "$patch" "$@"
+        cargo "$action" --quiet --config "$patch" --lib --tests --examples
         cd "$fallback"
-        cargo test --quiet
+        cargo "$action" --quiet --lib --tests
     )
 }
 
@@ -86,7 +88,7 @@ tool() {
 }
 
 with_tools() {
-    tool cargo-hack && step 'every set of features' cargo hack check --quiet --locked -p trochus --feature-powerset --lib
+    tool cargo-hack && step 'every set of features' cargo hack check --quiet --locked -p trochus --feature-powerset --exclude-features default --lib
     tool cargo-deny
     step 'licences, sources, duplicates' cargo deny --log-level error --all-features check bans licenses sources
     # The database of advisories is a repository elsewhere.
@@ -105,8 +107,12 @@ with_tools() {
 step 'what dependencies declare' python3 .ci/dependencies.py
 step 'each feature' each_feature
 step 'oldest dependencies' minimal_versions
-step 'package' package --lib --tests
-if [ "${1-}" = --tools ]; then with_tools; fi
+if [ "${1-}" = --tools ]; then
+    step 'package, with its tests' package test
+    with_tools
+else
+    step 'package' package check
+fi
 if command -v rustup >/dev/null && rustup toolchain list | grep -q '^1\.88'; then
     CARGO_TARGET_DIR=$scratch/msrv step 'the oldest compiler' cargo +1.88 check --quiet --locked --workspace --all-features
 fi
