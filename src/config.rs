@@ -191,6 +191,7 @@ impl UringFeatures {
         self.0 |= 1 << feature as u16;
     }
 
+    #[cfg(any(test, target_os = "linux"))]
     pub(crate) fn contains(self, feature: UringFeature) -> bool {
         self.0 & 1 << feature as u16 != 0
     }

@@ -299,7 +299,8 @@ impl<P: Payload> Send<P> {
     fn transmit(&self, socket: &Socket) -> io::Result<Option<usize>> {
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         let filled = self.payload.slices(self.sent, &mut slices);
-        match &slices[..filled] {
+        let fitting = sys::fit_one_call(&slices[..filled]);
+        match &slices[..fitting] {
             [] => Ok(None),
             [single] => socket.send_with_flags(single, sys::SEND_FLAGS).map(Some),
             several => socket.send_vectored_with_flags(several, sys::SEND_FLAGS).map(Some),

@@ -2,7 +2,7 @@
 
 use mio::Interest;
 use socket2::Socket;
-use std::io;
+use std::io::{self, IoSlice};
 
 /// No SIGPIPE: by flag where there is one; elsewhere (Apple) `prepare` sets the socket option.
 #[cfg(not(target_vendor = "apple"))]
@@ -41,6 +41,18 @@ pub(crate) fn short_read_drains(socket: &Socket) -> bool {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn short_read_drains(_socket: &Socket) -> bool {
     false
+}
+
+/// How many of the slices go into one system call: Apple's kernel refuses more than 2 GiB, others send less than they
+/// were given. One alone always does, for `send` is asked for no more than that.
+pub(crate) fn fit_one_call(slices: &[IoSlice<'_>]) -> usize {
+    const MOST_BYTES: usize = i32::MAX as usize;
+    let mut bytes = 0usize;
+    let fits = |slice: &&IoSlice<'_>| {
+        bytes = bytes.saturating_add(slice.len());
+        bytes <= MOST_BYTES
+    };
+    slices.iter().take_while(fits).count().max(slices.len().min(1))
 }
 
 /// Accepts a connection as a socket that is non-blocking and closed on exec.
@@ -117,6 +129,18 @@ mod tests {
         let goes_on = |number| connect_goes_on(&io::Error::from_raw_os_error(number));
         assert!(goes_on(libc::EINPROGRESS) && goes_on(libc::EINTR));
         assert!(!goes_on(libc::EAGAIN) && !goes_on(libc::ECONNREFUSED));
+    }
+
+    #[test]
+    fn one_call_gets_no_more_than_every_kernel_takes() {
+        let half = vec![0; 1 << 30];
+        let slices = |count: usize| vec![IoSlice::new(&half); count];
+        assert_eq!(fit_one_call(&slices(0)), 0);
+        assert_eq!(fit_one_call(&slices(1)), 1);
+        assert_eq!(fit_one_call(&slices(2)), 1, "2 GiB are one byte too many");
+        assert_eq!(fit_one_call(&[IoSlice::new(&half), IoSlice::new(&half[1..]), IoSlice::new(&half)]), 2);
+        let whole = vec![0; 1 << 31];
+        assert_eq!(fit_one_call(&[IoSlice::new(&whole), IoSlice::new(&half)]), 1);
     }
 
     #[cfg(target_os = "linux")]

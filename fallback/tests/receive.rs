@@ -14,7 +14,8 @@ const RECEIVE: u64 = 11;
 #[test]
 fn a_peer_that_writes_byte_by_byte() {
     for kind in KINDS {
-        let mut harness = harness(4);
+        // Where the two keep step, each turn's every receive is of one byte.
+        let mut harness = harness(32);
         let (socket, mut peer) = pair(kind);
         let fd = harness.attach(socket);
         harness.proactor.receive(fd, RECEIVE);

@@ -79,6 +79,7 @@ impl Payload {
     }
 
     /// The unsent bytes as one slice, if they are one.
+    #[cfg(any(test, target_os = "linux"))]
     pub(crate) fn as_single(&self) -> Option<&[u8]> {
         if self.splices.is_empty() {
             return Some(&self.text[self.sent..]);

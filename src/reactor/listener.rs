@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Makes the handler of a connection; never called on two threads at once.
 pub(super) type Factory = Box<dyn FnMut(&Address) -> Box<dyn Handler>>;
@@ -87,6 +87,7 @@ pub(crate) struct Share {
     /// The first one makes sure that nobody else has the address; the others join it.
     pub(crate) first: bool,
     /// Connections whose packets this processor handles come to this socket.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux can be asked for that"))]
     pub(crate) cpu: Option<usize>,
 }
 
@@ -144,10 +145,18 @@ fn remove_stale(address: &Address) -> io::Result<()> {
     if !metadata.file_type().is_socket() {
         return Err(io::Error::new(io::ErrorKind::AddrInUse, "a file that is not a socket is there"));
     }
-    let probe = Socket::new(address.domain(), Type::STREAM, None)?;
-    probe.set_nonblocking(true)?;
-    match probe.connect(&address.to_sock_addr()?) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
-        _ => Err(io::ErrorKind::AddrInUse.into()),
+    // Linux says EAGAIN when a server's queue is full. Others say that nobody listens, so they are asked for a while.
+    let attempts = if cfg!(target_os = "linux") { 1 } else { 20 };
+    for attempt in 0..attempts {
+        if attempt > 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let probe = Socket::new(address.domain(), Type::STREAM, None)?;
+        probe.set_nonblocking(true)?;
+        match probe.connect(&address.to_sock_addr()?) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            _ => return Err(io::ErrorKind::AddrInUse.into()),
+        }
     }
+    std::fs::remove_file(path)
 }

@@ -8,6 +8,7 @@ use trochus::{Backend, Error, Runtime};
 /// Set in a child process: what it shall ask for.
 const ASKED: &str = "TROCHUS_CONFORMANCE_CHILD";
 /// Set in a child process that shall have no io_uring.
+#[cfg(target_os = "linux")]
 const FORBIDDEN: &str = "TROCHUS_CONFORMANCE_NO_IO_URING";
 
 pub(crate) const TESTS: &[(&str, fn())] = &[

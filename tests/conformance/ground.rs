@@ -249,8 +249,19 @@ impl Peer {
 
     pub(crate) fn try_connect(address: &Address) -> io::Result<Self> {
         let peer = Peer::unconnected(address);
-        peer.0.connect(&to_sock_addr(address))?;
-        Ok(peer)
+        let target = to_sock_addr(address);
+        let mut result = peer.0.connect(&target);
+        // Before Linux 5.19 a ring interrupts what its thread waits in; the connect goes on meanwhile.
+        while result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
+            result = match peer.0.connect(&target) {
+                Err(error) if error.raw_os_error() == Some(libc::EISCONN) => Ok(()),
+                Err(error) if error.raw_os_error() == Some(libc::EALREADY) => {
+                    Err(io::ErrorKind::Interrupted.into())
+                }
+                result => result,
+            };
+        }
+        result.map(|()| peer)
     }
 
     /// Not yet connected, so that buffer sizes can be set.
