@@ -47,12 +47,21 @@ pub struct Requests<'a, P: Protocol> {
     pub(super) expected: &'a mut Expected<Response<P>>,
     pub(super) out: &'a mut Vec<u8>,
     pub(super) room: usize,
+    /// The output has not ended.
+    pub(super) accepts: bool,
 }
 
 impl<P: Protocol> Requests<'_, P> {
     /// Makes a request, whose response comes to [`Caller::on_response`].
+    ///
+    /// # Errors
+    ///
+    /// The request cannot be encoded, or the client was closed and only responses are still coming.
     #[inline]
     pub fn push(&mut self, request: &Request<P>) -> Result<(), EncodeError> {
+        if !self.accepts {
+            return Err(EncodeError::custom("the client is closed: no request can be made any more"));
+        }
         P::Correlation::encode(self.codec, streamed_id::<P::Correlation>(), request, self.out)?;
         self.expected.streamed(1);
         Ok(())
