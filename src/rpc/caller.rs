@@ -49,6 +49,8 @@ pub struct Requests<'a, P: Protocol> {
     out: Vec<u8>,
     home: &'a mut Vec<u8>,
     full: usize,
+    /// The output has not ended.
+    accepts: bool,
     /// Streamed requests that were made here and that `expected` does not know of yet.
     made: u64,
     /// Streamed requests that were taken out of `expected` and have no response yet.
@@ -61,14 +63,22 @@ impl<'a, P: Protocol> Requests<'a, P> {
         expected: &'a mut Expected<Response<P>>,
         home: &'a mut Vec<u8>,
         room: usize,
+        accepts: bool,
     ) -> Self {
         let out = std::mem::take(home);
-        Requests { codec, expected, full: out.len() + room, out, home, made: 0, due: 0 }
+        Requests { codec, expected, full: out.len() + room, out, home, accepts, made: 0, due: 0 }
     }
 
     /// Makes a request, whose response comes to [`Caller::on_response`].
+    ///
+    /// # Errors
+    ///
+    /// The request cannot be encoded, or the client was closed and only responses are still coming.
     #[inline]
     pub fn push(&mut self, request: &Request<P>) -> Result<(), EncodeError> {
+        if !self.accepts {
+            return Err(EncodeError::custom("the client is closed: no request can be made any more"));
+        }
         P::Correlation::encode(self.codec, streamed_id::<P::Correlation>(), request, &mut self.out)?;
         self.made += 1;
         Ok(())

@@ -59,6 +59,26 @@ impl<Res> Expected<Res> {
         }
     }
 
+    /// Those of them that are not calls.
+    pub(super) fn streamed_requests(&self) -> u64 {
+        match self {
+            Expected::InOrder { next, tail } => tail + next.iter().map(Next::streamed).sum::<u64>(),
+            Expected::ById { streamed, .. } => *streamed,
+            Expected::Uncorrelated => 0,
+        }
+    }
+
+    /// Whether a response may come that somebody waits for.
+    pub(super) fn is_awaited(&self) -> bool {
+        match self {
+            Expected::InOrder { next, tail } => *tail > 0 || next.iter().any(Next::is_wanted),
+            Expected::ById { calls, streamed, .. } => {
+                *streamed > 0 || calls.iter().any(|(_, (_, promise))| promise.is_wanted())
+            }
+            Expected::Uncorrelated => true,
+        }
+    }
+
     /// So many streamed requests were sent.
     #[inline]
     pub(super) fn streamed(&mut self, count: u64) {
@@ -173,6 +193,20 @@ impl<Res> Expected<Res> {
 }
 
 impl<Res> Next<Res> {
+    fn streamed(&self) -> u64 {
+        match self {
+            Next::Streamed(count) => *count,
+            Next::Call(_) => 0,
+        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        match self {
+            Next::Streamed(_) => true,
+            Next::Call(promise) => promise.is_wanted(),
+        }
+    }
+
     fn requests(&self) -> u64 {
         match self {
             Next::Streamed(count) => *count,

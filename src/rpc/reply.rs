@@ -52,7 +52,8 @@ struct SlotState<R> {
 /// Where replies go that were not sent while the service was being called.
 pub(super) struct Later<R> {
     done: Mutex<Vec<(u64, Option<R>)>>,
-    handle: Handle,
+    /// None only in this file's tests.
+    handle: Option<Handle>,
 }
 
 thread_local! {
@@ -210,8 +211,10 @@ impl<R> Reply<R> {
         // one is the reply's alone.
         let later = unsafe { Arc::from_raw(self.later.as_ptr()) };
         later.done.lock().push((self.ticket, response));
-        // If the connection has ended, nobody waits for it.
-        let _ = later.handle.notify();
+        if let Some(handle) = &later.handle {
+            // If the connection has ended, nobody waits for it.
+            let _ = handle.notify();
+        }
     }
 }
 
@@ -230,7 +233,7 @@ unsafe impl<R: Send> Send for Reply<R> {}
 
 impl<R> Later<R> {
     pub(super) fn new(handle: Handle) -> Arc<Self> {
-        Arc::new(Later { done: Mutex::new(Vec::new()), handle })
+        Arc::new(Later { done: Mutex::new(Vec::new()), handle: Some(handle) })
     }
 
     /// Takes what was sent from elsewhere: tickets, and the responses if they were not dropped.
@@ -242,5 +245,200 @@ impl<R> Later<R> {
 impl<R> fmt::Debug for Reply<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reply").finish_non_exhaustive()
+    }
+}
+
+/// Meant for Miri as well, which checks what the `SAFETY` comments say.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::thread;
+
+    type Text = String;
+
+    fn unattached() -> Arc<Later<Text>> {
+        Arc::new(Later { done: Mutex::default(), handle: None })
+    }
+
+    fn taken(later: &Later<Text>) -> Vec<(u64, Option<Text>)> {
+        let mut done = Vec::new();
+        later.take(&mut done);
+        done
+    }
+
+    fn now(answer: Answer<Text>) -> Option<Text> {
+        match answer {
+            Answer::Now(response) => Some(response),
+            Answer::Later | Answer::Dropped => None,
+        }
+    }
+
+    #[test]
+    fn a_reply_at_once_stays_in_the_slot_and_gives_its_link_back() {
+        let later = unattached();
+        let slot = Slot::new(&later);
+        let mut dispatch = Dispatch::begin(&slot, &later);
+        for ticket in 0..3 {
+            let answer = dispatch.serve(ticket, |reply| reply.send(ticket.to_string()));
+            assert_eq!(now(answer), Some(ticket.to_string()));
+            assert_eq!(Arc::strong_count(&later), 2, "the slot keeps one");
+        }
+        assert!(taken(&later).is_empty());
+    }
+
+    #[test]
+    fn a_dropped_reply_is_noticed() {
+        let later = unattached();
+        let slot = Slot::new(&later);
+        let mut dispatch = Dispatch::begin(&slot, &later);
+        assert!(matches!(dispatch.serve(0, drop), Answer::Dropped));
+        let mut kept = None;
+        assert!(matches!(dispatch.serve(1, |reply| kept = Some(reply)), Answer::Later));
+        drop(kept);
+        assert_eq!(taken(&later), [(1, None)]);
+    }
+
+    #[test]
+    fn a_reply_from_another_thread_comes_later() {
+        let later = unattached();
+        let slot = Slot::new(&later);
+        let mut dispatch = Dispatch::begin(&slot, &later);
+        // Also while the service is still being called.
+        let answer = dispatch.serve(0, |reply| {
+            thread::spawn(move || reply.send("joined".to_owned())).join().unwrap();
+        });
+        assert!(matches!(answer, Answer::Later));
+        let mut sending = None;
+        let answer = dispatch.serve(1, |reply| {
+            sending = Some(thread::spawn(move || reply.send("raced".to_owned())));
+        });
+        assert!(matches!(answer, Answer::Later));
+        let answer = dispatch.serve(2, |reply| drop(thread::spawn(move || drop(reply)).join()));
+        assert!(matches!(answer, Answer::Later));
+        sending.unwrap().join().unwrap();
+        let mut done = taken(&later);
+        done.sort();
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(done, [(0, text("joined")), (1, text("raced")), (2, None)]);
+    }
+
+    #[test]
+    fn a_reply_does_not_take_another_requests_slot() {
+        let later = unattached();
+        let slot = Slot::new(&later);
+        let mut kept = Vec::new();
+        let mut dispatch = Dispatch::begin(&slot, &later);
+        dispatch.serve(0, |reply| kept.push(reply));
+        dispatch.serve(1, |reply| kept.push(reply));
+        let answer = dispatch.serve(2, |reply| {
+            kept.remove(0).send("stale".to_owned());
+            reply.send("fresh".to_owned());
+        });
+        assert_eq!(now(answer), Some("fresh".to_owned()));
+        // Between two requests, and behind the dispatch, when the slot may be gone.
+        kept.remove(0).send("between".to_owned());
+        dispatch.serve(3, |reply| kept.push(reply));
+        drop(dispatch);
+        drop(slot);
+        kept.remove(0).send("behind".to_owned());
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(taken(&later), [(0, text("stale")), (1, text("between")), (3, text("behind"))]);
+    }
+
+    #[test]
+    fn a_reply_of_an_earlier_dispatch_is_told_from_a_later_ones() {
+        let later = unattached();
+        let slot = Slot::new(&later);
+        let mut kept = None;
+        Dispatch::begin(&slot, &later).serve(7, |reply| kept = Some(reply));
+        // The same ticket in the same slot, as if another connection's.
+        let answer = Dispatch::begin(&slot, &later).serve(7, |reply| {
+            kept.take().unwrap().send("old".to_owned());
+            reply.send("new".to_owned());
+        });
+        assert_eq!(now(answer), Some("new".to_owned()));
+        assert_eq!(taken(&later), [(7, Some("old".to_owned()))]);
+    }
+
+    #[test]
+    fn dispatches_nest() {
+        let (outer_later, inner_later) = (unattached(), unattached());
+        let (outer_slot, inner_slot) = (Slot::new(&outer_later), Slot::new(&inner_later));
+        let mut outer = Dispatch::begin(&outer_slot, &outer_later);
+        let mut inner_kept = None;
+        let answer = outer.serve(0, |outer_reply| {
+            let mut inner = Dispatch::begin(&inner_slot, &inner_later);
+            let answer = inner.serve(0, |inner_reply| inner_reply.send("inner".to_owned()));
+            assert_eq!(now(answer), Some("inner".to_owned()));
+            inner.serve(1, |inner_reply| inner_kept = Some(inner_reply));
+            drop(inner);
+            // The outer one goes on where it was.
+            outer_reply.send("outer".to_owned());
+        });
+        assert_eq!(now(answer), Some("outer".to_owned()));
+        // In the inner one, the outer reply is one from elsewhere.
+        let answer = outer.serve(1, |outer_reply| {
+            let mut inner = Dispatch::begin(&inner_slot, &inner_later);
+            let answer = inner.serve(2, |inner_reply| {
+                outer_reply.send("detour".to_owned());
+                drop(inner_reply);
+            });
+            assert!(matches!(answer, Answer::Dropped));
+        });
+        assert!(matches!(answer, Answer::Later));
+        assert_eq!(taken(&outer_later), [(1, Some("detour".to_owned()))]);
+        drop(inner_kept);
+        assert_eq!(taken(&inner_later), [(1, None)]);
+    }
+
+    #[test]
+    fn a_panic_in_a_service_ends_its_dispatch() {
+        let later = unattached();
+        let slot = Slot::new(&later);
+        let serving = AssertUnwindSafe(|| {
+            Dispatch::begin(&slot, &later).serve(0, |_reply| panic!("on purpose"));
+        });
+        assert!(catch_unwind(serving).is_err());
+        assert_eq!(CURRENT.get(), 0);
+        let answer = Dispatch::begin(&slot, &later).serve(1, |reply| reply.send("next".to_owned()));
+        assert_eq!(now(answer), Some("next".to_owned()));
+    }
+
+    #[test]
+    fn references_are_given_back_whatever_becomes_of_replies() {
+        let later = unattached();
+        let slot = Slot::new(&later);
+        let mut kept = None;
+        let mut dispatch = Dispatch::begin(&slot, &later);
+        dispatch.serve(0, |reply| kept = Some(reply));
+        assert_eq!(Arc::strong_count(&later), 3, "ours, the slot's, the reply's");
+        drop(kept.take());
+        assert_eq!(Arc::strong_count(&later), 2);
+        let leaves_and_panics = AssertUnwindSafe(|| {
+            dispatch.serve(1, |reply| {
+                kept = Some(reply);
+                panic!("on purpose");
+            });
+        });
+        assert!(catch_unwind(leaves_and_panics).is_err());
+        drop(dispatch);
+        drop(slot);
+        assert_eq!(Arc::strong_count(&later), 2);
+        kept.take().unwrap().send("late".to_owned());
+        assert_eq!(Arc::strong_count(&later), 1);
+        assert_eq!(taken(&later), [(0, None), (1, Some("late".to_owned()))]);
+    }
+
+    #[test]
+    fn numbers_of_dispatches_are_not_shared_by_threads() {
+        let mut numbers: Vec<u64> = (0..4)
+            .map(|_| thread::spawn(|| [fresh_dispatch(), fresh_dispatch()]))
+            .flat_map(|thread| thread.join().unwrap())
+            .collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), 8);
+        assert_ne!(numbers[0], 0);
     }
 }
