@@ -84,6 +84,9 @@ pub const CALLS_IN_FLIGHT: usize = 65_536;
 /// Requests that a client's producer can have ahead of the reactor.
 pub const LANE_ITEMS: usize = 8192;
 
+/// The longest that a client's requests linger, however long was asked for.
+pub const LONGEST_LINGER: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Requests that a reactor takes from one client's lanes in one turn: as many as lie in the lanes of a few producers.
 pub const BATCH_ITEMS: usize = 65_536;
 

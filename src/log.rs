@@ -28,6 +28,11 @@ pub(crate) fn handler_panicked(peer: &impl fmt::Display) {
     warn(format_args!("a handler panicked; its connection with {peer} was closed"));
 }
 
+/// The callback of a call panicked; everything else goes on.
+pub(crate) fn callback_panicked() {
+    warn(format_args!("the callback of a call panicked"));
+}
+
 /// Something that a reactor was told to do panicked.
 pub(crate) fn action_panicked() {
     warn(format_args!("an action that was handed to a reactor panicked"));

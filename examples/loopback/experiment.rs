@@ -2,7 +2,7 @@
 
 use crate::options::Options;
 use crate::report::{Progress, Report};
-use crate::{Result, bandwidth, pingpong};
+use crate::{Result, bandwidth, echo, json, open_loop, pingpong};
 use trochus::net::Address;
 
 #[derive(Debug)]
@@ -17,4 +17,13 @@ pub(crate) struct Experiment {
 
 pub(crate) type Client = fn(&Options, &Address, &mut Progress, Report<'_>) -> Result<()>;
 
-pub(crate) static EXPERIMENTS: &[Experiment] = &[bandwidth::BULK, bandwidth::DUPLEX, pingpong::PING_PONG];
+pub(crate) static EXPERIMENTS: &[Experiment] = &[
+    bandwidth::BULK,
+    bandwidth::DUPLEX,
+    pingpong::PING_PONG,
+    echo::ECHO4,
+    echo::ECHO4_SHARED,
+    echo::ECHO276,
+    json::JSON,
+    open_loop::LATENCY,
+];

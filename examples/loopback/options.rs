@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::experiment::{EXPERIMENTS, Experiment};
+use crate::requests::Drive;
 use crate::wire::MAX_SIZE;
 use crate::{Result, report};
 use lexopt::Arg::{Long, Short, Value};
@@ -21,6 +22,8 @@ pub(crate) struct Options {
     /// What was asked for; each experiment has defaults of its own.
     pub(crate) connections: Option<usize>,
     pub(crate) size: Option<usize>,
+    pub(crate) producers: Option<usize>,
+    pub(crate) drive: Option<Drive>,
     pub(crate) busy_poll: BusyPoll,
     pub(crate) json: bool,
 }
@@ -46,6 +49,8 @@ impl Options {
             reactors: std::thread::available_parallelism()?.get(),
             connections: None,
             size: None,
+            producers: None,
+            drive: None,
             // As the plain loops do, which sleep when there is nothing to do. The library's own default is adaptive.
             busy_poll: BusyPoll::Off,
             json: false,
@@ -62,6 +67,10 @@ impl Options {
                     options.connections = Some(at_least_one("connections", parser.value()?.parse()?)?);
                 }
                 Long("size") => options.size = Some(size(parser.value()?.parse()?)?),
+                Long("producers") => {
+                    options.producers = Some(at_least_one("producers", parser.value()?.parse()?)?);
+                }
+                Long("drive") => options.drive = Some(parser.value()?.string()?.parse()?),
                 Long("busy-poll") => options.busy_poll = busy_poll(parser.optional_value())?,
                 Long("json") => options.json = true,
                 Long("role") => role = Some(parser.value()?.string()?),
@@ -162,7 +171,10 @@ loopback [OPTIONS]
   --seconds S              time of each measurement (3)
   --reactors N             reactors, each on a core of its own (one a core)
   --connections N          connections (an experiment's own)
-  --size BYTES             bytes of a write, or of a message (an experiment's own)
+  --size BYTES             bytes of a write, or of a message, of bulk, duplex and pingpong (an experiment's own)
+  --producers N            who makes requests, of echo4, echo4-shared, echo276 and json (an experiment's own)
+  --drive WHO              makes them: producers (each with a lane of its own, on a few threads), reactor (where
+                           the responses come in) or shared (a thread each, through a client they share)
   --busy-poll[=MODE]       reactors look for work before they sleep: on, adaptive (the library's default) or
                            off (unless given, as the plain sockets' loops do)
   --json                   one JSON object a line instead of the table

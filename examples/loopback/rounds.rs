@@ -46,9 +46,7 @@ pub(crate) fn compare(
     options: &Options,
     mut measure: impl FnMut(Subject, Slice) -> Result<Sample>,
 ) -> Result<Vec<Compared>> {
-    let rounds = LEAST_ROUNDS.max(options.time.as_secs() as u32) | 1;
-    let time = options.time / rounds;
-    let slice = Slice { warm_up: time / 4, time };
+    let (rounds, slice) = rounds(options);
     let mut samples = vec![Vec::new(); options.backends.len()];
     let mut baselines = Vec::new();
     for _ in 0..rounds {
@@ -64,6 +62,28 @@ pub(crate) fn compare(
         baseline,
     };
     Ok(options.backends.iter().zip(&samples).map(compared).collect())
+}
+
+/// The same where there is nothing to compare with.
+pub(crate) fn take_turns(
+    options: &Options,
+    mut measure: impl FnMut(Backend, Slice) -> Result<Sample>,
+) -> Result<Vec<(Backend, Sample)>> {
+    let (rounds, slice) = rounds(options);
+    let mut samples = vec![Vec::new(); options.backends.len()];
+    for _ in 0..rounds {
+        for (backend, samples) in options.backends.iter().zip(&mut samples) {
+            samples.push(measure(*backend, slice)?);
+        }
+    }
+    Ok(options.backends.iter().copied().zip(samples.iter().map(|samples| median(samples))).collect())
+}
+
+/// How many slices, and how long each of them is.
+fn rounds(options: &Options) -> (u32, Slice) {
+    let rounds = LEAST_ROUNDS.max(options.time.as_secs() as u32) | 1;
+    let time = options.time / rounds;
+    (rounds, Slice { warm_up: time / 4, time })
 }
 
 fn median(samples: &[Sample]) -> Sample {

@@ -219,9 +219,23 @@ impl<T> Consumer<T> {
         self.has_reason(items)
     }
 
-    /// Items in the lanes.
-    pub(crate) fn waiting(&self) -> usize {
+    /// Items in the lanes. Behind [`stop_accepting`](Self::stop_accepting), none will be added.
+    pub(crate) fn waiting(&mut self) -> usize {
+        self.seal_if_stopped();
+        self.shared.adopt(&mut self.seen, &mut self.lanes);
+        // Or each would be a reason not to sleep, until somebody drains.
+        self.lanes.retain(|lane| !lane.is_exhausted());
         self.lanes.iter().map(Reader::pending).sum()
+    }
+
+    /// Whether pushes are refused, so that nothing will come to what is in the lanes.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.shared.gate.synced_state() & STOPPED != 0
+    }
+
+    /// Has pushes refused from now on; what was accepted before remains to be taken.
+    pub(crate) fn stop_accepting(&self) {
+        self.shared.gate.stop(0);
     }
 
     /// Whether a flush was asked for since the last time.

@@ -6,6 +6,7 @@ use super::gate::Gate;
 use parking_lot::{Condvar, Mutex};
 use std::fmt;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -76,7 +77,11 @@ impl<Res> CallState<Res> {
         if let Some(callback) = inner.callback.take() {
             inner.outcome = Outcome::Over;
             drop(inner);
-            return callback(outcome);
+            // Other calls may be waiting to be told behind this one.
+            if catch_unwind(AssertUnwindSafe(|| callback(outcome))).is_err() {
+                crate::log::callback_panicked();
+            }
+            return;
         }
         inner.outcome = Outcome::Done(outcome);
         self.changed.notify_one();
@@ -173,7 +178,9 @@ impl<Req: Send + 'static, Res: Send + 'static> Call<Req, Res> {
     /// Fails with [`CallError::TimedOut`] if there is no response after this time.
     pub fn timeout(mut self, after: Duration) -> Self {
         self.forget_deadline();
-        self.deadline = Some(self.gate.deadlines().insert(Instant::now() + after, &self.state));
+        // What lies beyond the clock's end never comes.
+        let deadline = Instant::now().checked_add(after);
+        self.deadline = deadline.map(|deadline| self.gate.deadlines().insert(deadline, &self.state));
         self
     }
 
@@ -221,7 +228,11 @@ impl<Req: Send + 'static, Res: Send + 'static> Future for Call<Req, Res> {
 impl<Req: Send + 'static, Res: Send + 'static> Drop for Call<Req, Res> {
     fn drop(&mut self) {
         self.forget_deadline();
+        let given_up = self.state.is_pending();
         self.state.inner.lock().outcome = Outcome::Over;
+        if given_up {
+            self.gate.target().call_given_up();
+        }
     }
 }
 

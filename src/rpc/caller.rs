@@ -1,8 +1,8 @@
 //! What a client does with responses.
 
 use super::Unfinished;
-use super::expected::{Expected, streamed_id};
-use crate::codec::{Correlation, EncodeError, Protocol, Request, Response, ResponseRef};
+use super::expected::{Expected, Recipient, streamed_id};
+use crate::codec::{Correlation, CorrelationKind, EncodeError, Protocol, Request, Response, ResponseRef};
 
 /// The client's side of one connection, on the reactor: gets the responses of requests that were made here or by producers.
 /// Those of a [`Call`](super::Call) go to the one who made it.
@@ -43,30 +43,86 @@ impl<P: Protocol> Caller<P> for NoCaller {
 
 /// The way to make requests on the reactor itself.
 pub struct Requests<'a, P: Protocol> {
-    pub(super) codec: &'a mut P::RequestCodec,
-    pub(super) expected: &'a mut Expected<Response<P>>,
-    pub(super) out: &'a mut Vec<u8>,
-    pub(super) room: usize,
+    codec: &'a mut P::RequestCodec,
+    expected: &'a mut Expected<Response<P>>,
+    /// The connection's output, taken out of it for the time of this value: the compiler can keep it in registers.
+    out: Vec<u8>,
+    home: &'a mut Vec<u8>,
+    full: usize,
+    /// The output has not ended.
+    accepts: bool,
+    /// Streamed requests that were made here and that `expected` does not know of yet.
+    made: u64,
+    /// Streamed requests that were taken out of `expected` and have no response yet.
+    due: u64,
 }
 
-impl<P: Protocol> Requests<'_, P> {
+impl<'a, P: Protocol> Requests<'a, P> {
+    pub(super) fn new(
+        codec: &'a mut P::RequestCodec,
+        expected: &'a mut Expected<Response<P>>,
+        home: &'a mut Vec<u8>,
+        room: usize,
+        accepts: bool,
+    ) -> Self {
+        let out = std::mem::take(home);
+        Requests { codec, expected, full: out.len() + room, out, home, accepts, made: 0, due: 0 }
+    }
+
     /// Makes a request, whose response comes to [`Caller::on_response`].
+    ///
+    /// # Errors
+    ///
+    /// The request cannot be encoded, or the client was closed and only responses are still coming.
     #[inline]
     pub fn push(&mut self, request: &Request<P>) -> Result<(), EncodeError> {
-        P::Correlation::encode(self.codec, streamed_id::<P::Correlation>(), request, self.out)?;
-        self.expected.streamed(1);
+        if !self.accepts {
+            return Err(EncodeError::custom("the client is closed: no request can be made any more"));
+        }
+        P::Correlation::encode(self.codec, streamed_id::<P::Correlation>(), request, &mut self.out)?;
+        self.made += 1;
         Ok(())
     }
 
     /// Bytes of requests that may still be written before those of calls and producers wait. What is written beyond that
     /// counts up to the hard limit of output, where the connection is closed.
     pub fn room(&self) -> usize {
-        self.room.saturating_sub(self.out.len())
+        self.full.saturating_sub(self.out.len())
     }
 
     /// Requests in flight; 0 if the protocol has no correlation, when nobody can know.
     pub fn in_flight(&self) -> u64 {
-        self.expected.requests()
+        match P::Correlation::KIND {
+            CorrelationKind::Uncorrelated => 0,
+            CorrelationKind::InOrder | CorrelationKind::ById => {
+                self.expected.requests() + self.made + self.due
+            }
+        }
+    }
+
+    /// Whom the next response, which has this id, is for.
+    #[inline]
+    pub(super) fn recipient(&mut self, id: u64) -> Option<Recipient<Response<P>>> {
+        if self.due == 0 {
+            return self.ask(id);
+        }
+        self.due -= 1;
+        Some(Recipient::Callback)
+    }
+
+    #[cold]
+    fn ask(&mut self, id: u64) -> Option<Recipient<Response<P>>> {
+        self.expected.streamed(std::mem::take(&mut self.made));
+        self.due = self.expected.take_streamed();
+        if self.due > 0 { self.recipient(id) } else { self.expected.recipient(id) }
+    }
+}
+
+impl<P: Protocol> Drop for Requests<'_, P> {
+    fn drop(&mut self) {
+        self.expected.streamed(self.made);
+        self.expected.put_back_streamed(self.due);
+        std::mem::swap(self.home, &mut self.out);
     }
 }
 

@@ -7,13 +7,14 @@ use super::engine::Engine;
 use super::gate::Gate;
 use super::options::ClientOptions;
 use super::requester::Requester;
+use super::target::Target;
 use super::{CallError, Unfinished};
 use crate::batch::{Batcher, CloseError, Producer, PushError};
 use crate::codec::{Matching, Protocol, Request, Response, ResponseRef};
 use crate::error::Result;
 use crate::net::Runtime;
-use crate::reactor::{Handle, ToAddresses};
-use parking_lot::Mutex;
+use crate::reactor::ToAddresses;
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
@@ -36,27 +37,6 @@ struct StopsOnDrop<P: Protocol>(Arc<Gate<Request<P>, Response<P>>>);
 impl<P: Protocol> Drop for StopsOnDrop<P> {
     fn drop(&mut self) {
         self.0.stop_accepting();
-    }
-}
-
-/// Where the queues' notifications go: the current connection.
-#[derive(Debug, Default)]
-pub(super) struct Target(Mutex<Option<Handle>>);
-
-impl Target {
-    pub(super) fn connected(&self, handle: Handle) {
-        *self.0.lock() = Some(handle);
-    }
-
-    pub(super) fn disconnected(&self) {
-        *self.0.lock() = None;
-    }
-
-    fn notify(&self) {
-        if let Some(handle) = &*self.0.lock() {
-            // A connection that has ended is not interested; the next one looks by itself.
-            let _ = handle.notify();
-        }
     }
 }
 
@@ -94,11 +74,15 @@ impl<P: Protocol> Client<P> {
             Arc::new(move || target.notify())
         };
         let (calls, calls_consumer) = Batcher::builder().lane(CALL_LANE).build_with_notify(notify());
-        let (streamed, streamed_consumer) =
-            Batcher::builder().lane(options.lane).batch(options.batch).build_with_notify(notify());
+        let mut queue = Batcher::builder().lane(options.lane).batch(options.batch);
+        if let Some(linger) = options.linger {
+            // The engine minds the time; the batcher has to know that there may be something to flush.
+            queue = queue.linger(linger);
+        }
+        let (streamed, streamed_consumer) = queue.build_with_notify(notify());
         let index = options.reactor.unwrap_or_else(|| runtime.next_reactor());
         let reactor = runtime.reactor(index).clone();
-        let gate = Gate::new(calls, Deadlines::new(reactor.clone()));
+        let gate = Gate::new(calls, Deadlines::new(reactor.clone(), target.clone()), target.clone());
         let engine = Engine {
             protocol,
             caller,
@@ -112,6 +96,11 @@ impl<P: Protocol> Client<P> {
             attempt: 0,
             stopping: false,
             lingers_until: None,
+            flushing: false,
+            unsent_calls: VecDeque::new(),
+            unsent: Vec::new(),
+            lost: 0,
+            loss: None,
             ended: false,
         };
         runtime.connect_on(index, &options.connection(), addresses, move || Requester::new(engine))?;
@@ -127,7 +116,8 @@ impl<P: Protocol> Client<P> {
         Call::new(self.gate.clone(), request)
     }
 
-    /// Makes a request, and calls `callback` with what comes of it, on the reactor. Waits while there is no room.
+    /// Makes a request, and calls `callback` with what comes of it, on the reactor; at once if the client is closed. Waits while
+    /// there is no room.
     pub fn send(
         &self,
         request: Request<P>,

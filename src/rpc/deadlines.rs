@@ -1,6 +1,7 @@
 //! The deadlines of a client's calls, with one timer for all of them.
 
 use super::call::CallState;
+use super::target::Target;
 use crate::reactor::{Reactor, ReactorHandle};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ pub(super) type DeadlineKey = (Instant, u64);
 /// Holds no more entries than there are calls: each takes its own away when it ends.
 pub(super) struct Deadlines<Res> {
     reactor: ReactorHandle,
+    target: Arc<Target>,
     inner: Mutex<Inner<Res>>,
 }
 
@@ -25,9 +27,9 @@ struct Inner<Res> {
 }
 
 impl<Res: Send + 'static> Deadlines<Res> {
-    pub(super) fn new(reactor: ReactorHandle) -> Arc<Self> {
+    pub(super) fn new(reactor: ReactorHandle, target: Arc<Target>) -> Arc<Self> {
         let inner = Inner { calls: BTreeMap::new(), next: 0, armed: None };
-        Arc::new(Deadlines { reactor, inner: Mutex::new(inner) })
+        Arc::new(Deadlines { reactor, target, inner: Mutex::new(inner) })
     }
 
     pub(super) fn insert(self: &Arc<Self>, deadline: Instant, call: &Arc<CallState<Res>>) -> DeadlineKey {
@@ -69,6 +71,7 @@ impl<Res: Send + 'static> Deadlines<Res> {
             inner.armed
         };
         expired.iter().filter_map(Weak::upgrade).for_each(|call| call.time_out());
+        self.target.call_given_up();
         if let Some(next) = next {
             self.arm(reactor, next);
         }

@@ -3,15 +3,17 @@
 use super::Unfinished;
 use super::call::Pending;
 use super::caller::Caller;
-use super::client::Target;
 use super::gate::Gate;
 use super::options::{ClientOptions, Reconnect};
 use super::requester::Requester;
+use super::target::Target;
 use crate::batch::Consumer;
 use crate::codec::{Protocol, Request, Response};
-use crate::reactor::{Address, Io, ReactorHandle};
+use crate::reactor::{Address, ReactorHandle};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(super) struct Engine<P: Protocol, K: Caller<P>> {
     pub(super) protocol: P,
@@ -29,7 +31,37 @@ pub(super) struct Engine<P: Protocol, K: Caller<P>> {
     pub(super) stopping: bool,
     /// Streamed requests wait for company until then.
     pub(super) lingers_until: Option<Instant>,
+    /// A flush was asked for, and what was pushed before it has not all left yet.
+    pub(super) flushing: bool,
+    /// Taken from the queues when there was no room for all of it any more; goes before what is still there.
+    pub(super) unsent_calls: VecDeque<Pending<Request<P>, Response<P>>>,
+    pub(super) unsent: Vec<Request<P>>,
+    /// Pushed requests that earlier connections left unanswered, and why the first of them did.
+    pub(super) lost: u64,
+    pub(super) loss: Option<Arc<str>>,
     pub(super) ended: bool,
+}
+
+/// Whether streamed requests wait for company.
+pub(super) enum Linger {
+    Over,
+    /// They do from now on, for so long.
+    Begins(Duration),
+    /// They do, or there are none.
+    GoesOn,
+}
+
+/// How a connection ended.
+pub(super) struct Disconnected {
+    pub(super) reason: Arc<str>,
+    pub(super) was_open: bool,
+    /// Nothing is left to be sent, or it could not be: another connection would be of no use.
+    pub(super) finished: bool,
+    /// And all of it was answered.
+    pub(super) complete: bool,
+    /// Requests without a response, and how many of these were pushed.
+    pub(super) unanswered: u64,
+    pub(super) unanswered_pushed: u64,
 }
 
 impl<P: Protocol, K: Caller<P>> Engine<P, K> {
@@ -47,12 +79,13 @@ impl<P: Protocol, K: Caller<P>> Engine<P, K> {
         }
     }
 
-    pub(super) fn is_ready(&self) -> bool {
+    /// Whether there is something to take; calls only count if there is room for them.
+    pub(super) fn is_ready(&self, takes_calls: bool) -> bool {
         let streamed = match self.lingers_until {
             Some(_) => self.streamed.is_ready_with(self.lane_share()),
             None => self.streamed.is_ready(),
         };
-        streamed || self.calls.is_ready()
+        streamed || takes_calls && self.calls.is_ready()
     }
 
     /// Where a batch is spread over lanes, one of them holds this much when it is full.
@@ -60,40 +93,64 @@ impl<P: Protocol, K: Caller<P>> Engine<P, K> {
         self.options.batch.min(self.options.lane / 2).max(1)
     }
 
-    /// Whether streamed requests may leave now; if they linger, sees to it that they do in time.
-    pub(super) fn lets_streamed_go(&mut self, io: &mut Io<'_>) -> bool {
-        let Some(linger) = self.options.linger else { return true };
-        if !self.streamed.has_items() {
-            self.lingers_until = None;
-            return true;
+    /// Whether streamed requests have to wait yet for others to travel with.
+    pub(super) fn lingers(&mut self, now: Instant) -> Linger {
+        let Some(linger) = self.options.linger else { return Linger::Over };
+        // Before looking for items: what was pushed before a flush is then seen.
+        self.flushing |= self.streamed.take_flush();
+        let waiting = self.streamed.waiting();
+        if waiting == 0 {
+            (self.lingers_until, self.flushing) = (None, false);
+            // What comes right now is not to leave before the rest of its batch.
+            return if self.unsent.is_empty() { Linger::GoesOn } else { Linger::Over };
         }
-        let until = *self.lingers_until.get_or_insert(io.now() + linger);
-        let full = self.streamed.waiting() >= self.lane_share();
-        if self.streamed.take_flush() || full || io.now() >= until {
+        let begins = self.lingers_until.is_none();
+        let until = *self.lingers_until.get_or_insert(now + linger);
+        let full = waiting >= self.lane_share() || !self.unsent.is_empty();
+        if self.flushing || full || now >= until || self.streamed.is_stopped() {
             self.lingers_until = None;
-            return true;
+            return Linger::Over;
         }
-        io.set_timer(until.saturating_duration_since(io.now()));
-        false
+        if begins { Linger::Begins(until - now) } else { Linger::GoesOn }
     }
 
     /// Whether the client was closed and everything accepted was taken.
     pub(super) fn is_finished(&mut self) -> bool {
+        if !self.unsent_calls.is_empty() || !self.unsent.is_empty() {
+            return false;
+        }
         // Both, so that both are told.
         let (calls, streamed) = (self.calls.is_finished(), self.streamed.is_finished());
         calls && streamed
     }
 
+    /// Accepts nothing more; what was accepted is still sent and answered.
+    pub(super) fn stop(&mut self) {
+        self.stopping = true;
+        self.gate.stop_accepting();
+        self.streamed.stop_accepting();
+    }
+
     /// The connection has ended, or there was none. Connects again, or ends.
-    pub(super) fn disconnected(mut self, was_open: bool, end: Result<(), Unfinished>) {
+    pub(super) fn disconnected(mut self, how: Disconnected) {
         self.target.disconnected();
         let again = self.options.reconnect.filter(|policy| {
-            end.is_err() && !self.stopping && self.attempt < policy.attempts && (was_open || self.attempt > 0)
+            let tries_again = how.was_open || self.attempt > 0;
+            !how.finished && !self.stopping && self.attempt < policy.attempts && tries_again
         });
-        match again {
-            Some(policy) => self.connect_again(policy),
-            None => self.end(end),
+        if let Some(policy) = again {
+            if how.unanswered_pushed > 0 {
+                self.lost += how.unanswered_pushed;
+                self.loss.get_or_insert(how.reason);
+            }
+            return self.connect_again(policy);
         }
+        let reason = match &self.loss {
+            Some(loss) if how.complete => loss.clone(),
+            None if how.complete => return self.end(Ok(())),
+            _ => how.reason,
+        };
+        self.fail(reason, how.unanswered);
     }
 
     fn connect_again(mut self, policy: Reconnect) {
@@ -108,25 +165,37 @@ impl<P: Protocol, K: Caller<P>> Engine<P, K> {
         });
     }
 
+    /// The end, with something not answered or not sent.
+    fn fail(&mut self, reason: Arc<str>, unanswered: u64) {
+        // Behind this the count is final.
+        self.streamed.stop_accepting();
+        let unsent = self.unsent.len() + self.streamed.waiting();
+        self.end(Err(Unfinished { reason, unanswered: self.lost + unanswered, unsent }));
+    }
+
     /// The end: calls that were not sent fail, and streamed requests are kept for whoever asks for them.
     fn end(&mut self, end: Result<(), Unfinished>) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        let unsent = self.streamed.waiting();
-        let end = end.map_err(|unfinished| Unfinished { unsent, ..unfinished });
         if let Err(unfinished) = &end {
             self.calls.fail(unfinished.clone(), Vec::new());
-            self.streamed.fail(unfinished.clone(), Vec::new());
+            self.streamed.fail(unfinished.clone(), std::mem::take(&mut self.unsent));
+            self.unsent_calls.drain(..).for_each(|pending| pending.promise.lose(&unfinished.reason));
         }
-        self.caller.on_close(&end);
+        // Whoever waits for the end is told, whatever the application does here.
+        let told = catch_unwind(AssertUnwindSafe(|| self.caller.on_close(&end)));
         self.gate.end(end);
+        if let Err(panic) = told {
+            resume_unwind(panic);
+        }
     }
 }
 
 impl<P: Protocol, K: Caller<P>> Drop for Engine<P, K> {
     fn drop(&mut self) {
-        let reason = Arc::from("the reactor has stopped");
-        self.end(Err(Unfinished { reason, unanswered: 0, unsent: 0 }));
+        if !self.ended {
+            self.fail(Arc::from("the reactor has stopped"), 0);
+        }
     }
 }

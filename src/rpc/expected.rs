@@ -11,9 +11,8 @@ const STREAMED: u64 = u64::MAX;
 
 /// What a client's connection waits for.
 pub(super) enum Expected<Res> {
-    /// In the order of the requests. Streamed ones are only counted; those behind all others are `sent` less `answered`:
-    /// two counters, because one that goes up and down for each message is waited for twice.
-    InOrder { next: VecDeque<Next<Res>>, sent: u64, answered: u64 },
+    /// In the order of the requests. Streamed ones are only counted; `tail` are those behind all others.
+    InOrder { next: VecDeque<Next<Res>>, tail: u64 },
     /// By id: the entry's number, and behind it how often that number was used.
     ById { calls: Slab<(u32, Promise<Res>)>, uses: u32, streamed: u64 },
     /// Every response goes to the callback.
@@ -36,7 +35,7 @@ pub(super) enum Recipient<Res> {
 impl<Res> Expected<Res> {
     pub(super) fn new(kind: CorrelationKind) -> Self {
         match kind {
-            CorrelationKind::InOrder => Expected::InOrder { next: VecDeque::new(), sent: 0, answered: 0 },
+            CorrelationKind::InOrder => Expected::InOrder { next: VecDeque::new(), tail: 0 },
             CorrelationKind::ById => Expected::ById { calls: Slab::new(), uses: 0, streamed: 0 },
             CorrelationKind::Uncorrelated => Expected::Uncorrelated,
         }
@@ -54,11 +53,29 @@ impl<Res> Expected<Res> {
     /// Requests in flight; 0 if nobody can know.
     pub(super) fn requests(&self) -> u64 {
         match self {
-            Expected::InOrder { next, sent, answered } => {
-                sent - answered + next.iter().map(Next::requests).sum::<u64>()
-            }
+            Expected::InOrder { next, tail } => tail + next.iter().map(Next::requests).sum::<u64>(),
             Expected::ById { calls, streamed, .. } => calls.len() as u64 + streamed,
             Expected::Uncorrelated => 0,
+        }
+    }
+
+    /// Those of them that are not calls.
+    pub(super) fn streamed_requests(&self) -> u64 {
+        match self {
+            Expected::InOrder { next, tail } => tail + next.iter().map(Next::streamed).sum::<u64>(),
+            Expected::ById { streamed, .. } => *streamed,
+            Expected::Uncorrelated => 0,
+        }
+    }
+
+    /// Whether a response may come that somebody waits for.
+    pub(super) fn is_awaited(&self) -> bool {
+        match self {
+            Expected::InOrder { next, tail } => *tail > 0 || next.iter().any(Next::is_wanted),
+            Expected::ById { calls, streamed, .. } => {
+                *streamed > 0 || calls.iter().any(|(_, (_, promise))| promise.is_wanted())
+            }
+            Expected::Uncorrelated => true,
         }
     }
 
@@ -66,7 +83,7 @@ impl<Res> Expected<Res> {
     #[inline]
     pub(super) fn streamed(&mut self, count: u64) {
         match self {
-            Expected::InOrder { sent, .. } => *sent += count,
+            Expected::InOrder { tail, .. } => *tail += count,
             Expected::ById { streamed, .. } => *streamed += count,
             Expected::Uncorrelated => {}
         }
@@ -83,10 +100,9 @@ impl<Res> Expected<Res> {
     /// The call with that id was sent.
     pub(super) fn call(&mut self, promise: Promise<Res>) {
         match self {
-            Expected::InOrder { next, sent, answered } => {
-                if sent > answered {
-                    next.push_back(Next::Streamed(*sent - *answered));
-                    *answered = *sent;
+            Expected::InOrder { next, tail } => {
+                if *tail > 0 {
+                    next.push_back(Next::Streamed(std::mem::take(tail)));
                 }
                 next.push_back(Next::Call(promise));
             }
@@ -98,35 +114,41 @@ impl<Res> Expected<Res> {
         }
     }
 
-    /// Whom the response with this id is for. `None`: for nobody who asked.
-    #[inline(always)]
-    pub(super) fn recipient(&mut self, id: u64) -> Option<Recipient<Res>> {
-        match self {
-            Expected::Uncorrelated => Some(Recipient::Callback),
-            Expected::InOrder { next, sent, answered } if next.is_empty() && *answered < *sent => {
-                *answered += 1;
-                Some(Recipient::Callback)
+    /// Takes the streamed requests that come next, for as many responses to be handed out without asking for each.
+    pub(super) fn take_streamed(&mut self) -> u64 {
+        let Expected::InOrder { next, tail } = self else { return 0 };
+        match next.front() {
+            None => std::mem::take(tail),
+            Some(Next::Streamed(count)) => {
+                let count = *count;
+                next.pop_front();
+                count
             }
-            _ => self.other_recipient(id),
+            Some(Next::Call(_)) => 0,
         }
     }
 
-    /// Where calls take part, or there is nobody.
-    fn other_recipient(&mut self, id: u64) -> Option<Recipient<Res>> {
+    /// Puts back those that were taken and have no response yet.
+    pub(super) fn put_back_streamed(&mut self, count: u64) {
+        if let Expected::InOrder { next, tail } = self
+            && count > 0
+        {
+            if next.is_empty() {
+                *tail += count;
+            } else {
+                next.push_front(Next::Streamed(count));
+            }
+        }
+    }
+
+    /// Whom the response with this id is for, when no streamed request comes next. `None`: for nobody who asked.
+    pub(super) fn recipient(&mut self, id: u64) -> Option<Recipient<Res>> {
         match self {
             Expected::Uncorrelated => Some(Recipient::Callback),
-            Expected::InOrder { next, .. } => match next.front_mut()? {
-                Next::Streamed(count) => {
-                    *count -= 1;
-                    if *count == 0 {
-                        next.pop_front();
-                    }
-                    Some(Recipient::Callback)
-                }
-                Next::Call(_) => match next.pop_front() {
-                    Some(Next::Call(promise)) if promise.is_wanted() => Some(Recipient::Call(promise)),
-                    _ => Some(Recipient::Nobody),
-                },
+            Expected::InOrder { next, .. } => match next.pop_front()? {
+                Next::Call(promise) if promise.is_wanted() => Some(Recipient::Call(promise)),
+                Next::Call(_) => Some(Recipient::Nobody),
+                Next::Streamed(_) => None,
             },
             Expected::ById { streamed, .. } if id == STREAMED => {
                 *streamed = streamed.checked_sub(1)?;
@@ -154,8 +176,8 @@ impl<Res> Expected<Res> {
     /// Nothing more will come.
     pub(super) fn lose(&mut self, reason: &Arc<str>) {
         match self {
-            Expected::InOrder { next, sent, answered } => {
-                *answered = *sent;
+            Expected::InOrder { next, tail } => {
+                *tail = 0;
                 next.drain(..).for_each(|next| match next {
                     Next::Streamed(_) => {}
                     Next::Call(promise) => promise.lose(reason),
@@ -171,6 +193,20 @@ impl<Res> Expected<Res> {
 }
 
 impl<Res> Next<Res> {
+    fn streamed(&self) -> u64 {
+        match self {
+            Next::Streamed(count) => *count,
+            Next::Call(_) => 0,
+        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        match self {
+            Next::Streamed(_) => true,
+            Next::Call(promise) => promise.is_wanted(),
+        }
+    }
+
     fn requests(&self) -> u64 {
         match self {
             Next::Streamed(count) => *count,

@@ -2,6 +2,7 @@
 
 use super::call::{Callback, Pending, Promise};
 use super::deadlines::Deadlines;
+use super::target::Target;
 use super::{CallError, Unfinished};
 use crate::batch::{Batcher, PushError};
 use parking_lot::{Condvar, Mutex};
@@ -12,6 +13,7 @@ use std::task::Waker;
 pub(super) struct Gate<Req, Res> {
     calls: Batcher<Pending<Req, Res>>,
     deadlines: Arc<Deadlines<Res>>,
+    target: Arc<Target>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -28,8 +30,16 @@ struct State {
 }
 
 impl<Req: Send + 'static, Res: Send + 'static> Gate<Req, Res> {
-    pub(super) fn new(calls: Batcher<Pending<Req, Res>>, deadlines: Arc<Deadlines<Res>>) -> Arc<Self> {
-        Arc::new(Gate { calls, deadlines, state: Mutex::default(), changed: Condvar::new() })
+    pub(super) fn new(
+        calls: Batcher<Pending<Req, Res>>,
+        deadlines: Arc<Deadlines<Res>>,
+        target: Arc<Target>,
+    ) -> Arc<Self> {
+        Arc::new(Gate { calls, deadlines, target, state: Mutex::default(), changed: Condvar::new() })
+    }
+
+    pub(super) fn target(&self) -> &Target {
+        &self.target
     }
 
     pub(super) fn deadlines(&self) -> &Arc<Deadlines<Res>> {

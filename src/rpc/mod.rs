@@ -73,8 +73,10 @@ mod order;
 mod reply;
 mod requester;
 mod responder;
+mod sender;
 mod server;
 mod service;
+mod target;
 mod tasks;
 
 pub use call::Call;

@@ -140,7 +140,7 @@ impl ClientOptions {
     /// flushed. Fewer and larger sends for more latency; off unless set, when a request leaves at once if the reactor is
     /// idle, and with the others of its turn if not.
     pub fn linger(mut self, linger: Duration) -> Self {
-        self.linger = Some(linger);
+        self.linger = Some(linger.min(config::LONGEST_LINGER));
         self
     }
 

@@ -1,12 +1,10 @@
 //! The client's handler of one connection: requests from the lanes out, responses in.
 
-use super::call::Pending;
 use super::caller::{Caller, Requests};
-use super::engine::Engine;
-use super::expected::{Expected, Recipient, streamed_id};
-use super::{CallError, Unfinished};
-use crate::batch::Run;
-use crate::codec::{Correlation, CorrelationKind, Decode, Decoded, Encode, Protocol, Request, Response};
+use super::engine::{Disconnected, Engine, Linger};
+use super::expected::{Expected, Recipient};
+use super::sender::Sender;
+use crate::codec::{Correlation, CorrelationKind, Decode, Decoded, Protocol, Response};
 use crate::reactor::{CloseReason, Handler, Io};
 use std::sync::Arc;
 
@@ -17,10 +15,17 @@ pub(super) struct Requester<P: Protocol, K: Caller<P>> {
     responses: P::ResponseCodec,
     expected: Expected<Response<P>>,
     opened: bool,
+    /// There was no room for more output when it was last looked at. Then the kernel's taking it is what to wait for.
+    is_full: bool,
     /// Everything was sent and nothing more will be.
     finishing: bool,
+    /// The server sends no more.
+    input_ended: bool,
     /// What this side found wrong.
     fault: Option<String>,
+    /// Requests that are known to remain without a response, and how many of these were pushed.
+    unanswered: u64,
+    unanswered_pushed: u64,
 }
 
 impl<P: Protocol, K: Caller<P>> Requester<P, K> {
@@ -31,52 +36,90 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
             expected: Expected::new(P::Correlation::KIND),
             engine: Some(engine),
             opened: false,
+            is_full: false,
             finishing: false,
+            input_ended: false,
             fault: None,
+            unanswered: 0,
+            unanswered_pushed: 0,
         }
     }
 
-    /// Takes requests over while there is room for them. Whether there were any.
+    /// Takes requests over while there is room for them. Whether there were any, or anything else was done to the connection.
     fn pump(&mut self, io: &mut Io<'_>) -> bool {
         let Some(engine) = &mut self.engine else { return false };
-        let (mut any, mut room) = (false, engine.options.room(io.pending()));
+        let (mut any, room) = (false, engine.options.room(io.pending()));
+        self.is_full = room == 0;
         if room > 0 && !self.finishing {
+            let lets_streamed_go = match engine.lingers(io.now()) {
+                Linger::Over => true,
+                Linger::Begins(rest) => {
+                    io.set_timer(rest);
+                    any = true;
+                    false
+                }
+                Linger::GoesOn => false,
+            };
             let out = io.out();
             let full = out.len() + room;
-            any |= take_calls(engine, &mut self.requests, &mut self.expected, out, full);
-            room = full.saturating_sub(out.len());
-        }
-        if room > 0 && !self.finishing && engine.lets_streamed_go(io) {
-            let out = io.out();
-            match take_streamed(engine, &mut self.requests, &mut self.expected, out, room) {
-                Ok(found) => any |= found,
-                Err(fault) => {
-                    self.fault = Some(fault);
-                    io.close();
-                }
+            let mut sender =
+                Sender { engine, codec: &mut self.requests, expected: &mut self.expected, out, full };
+            any |= sender.take_calls();
+            if lets_streamed_go {
+                let (found, fault) = sender.take_streamed();
+                any |= found;
+                self.fault = fault;
             }
+            self.is_full = sender.out.len() >= full;
         }
-        self.finish_if_done(io);
-        any
+        any | self.finish_if_done(io)
     }
 
-    /// Ends the output once the client was closed and everything accepted was sent.
-    fn finish_if_done(&mut self, io: &mut Io<'_>) {
-        if let Some(engine) = &mut self.engine
-            && !self.finishing
-            && engine.is_finished()
-        {
+    /// Pumps, and goes on with that in the turns to come.
+    fn pump_from_now_on(&mut self, io: &mut Io<'_>) {
+        if let Some(engine) = &mut self.engine {
+            engine.wake_up();
+        }
+        self.pump(io);
+        io.poll_me();
+    }
+
+    /// Ends the output once the client was closed and everything accepted was sent, and the connection once everything was
+    /// answered: the server need not be asked for its consent. Whether it did either.
+    fn finish_if_done(&mut self, io: &mut Io<'_>) -> bool {
+        let Some(engine) = &mut self.engine else { return false };
+        let ends = !self.finishing && (self.fault.is_some() || engine.is_finished());
+        if ends {
             self.finishing = true;
             io.shutdown_write();
         }
+        if !self.finishing {
+            return false;
+        }
+        engine.target.watch_calls();
+        let closes = !self.expected.is_awaited();
+        if closes {
+            io.close();
+        }
+        ends || closes
+    }
+
+    fn has_room_for_calls(&self) -> bool {
+        self.engine.as_ref().is_some_and(|engine| self.expected.calls() < engine.options.calls_in_flight)
+    }
+
+    /// No response will come any more.
+    fn lose(&mut self, reason: &Arc<str>) {
+        self.unanswered += self.expected.requests();
+        self.unanswered_pushed += self.expected.streamed_requests();
+        self.expected.lose(reason);
     }
 
     fn receive(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> Result<(usize, usize), String> {
         let Some(engine) = &mut self.engine else { return Ok((bytes.len(), 0)) };
         let room = engine.options.room(io.pending());
-        let out = io.out();
-        let mut requests =
-            Requests { codec: &mut self.requests, expected: &mut self.expected, room: out.len() + room, out };
+        let (codec, expected, accepts) = (&mut self.requests, &mut self.expected, !self.finishing);
+        let mut requests = Requests::<P>::new(codec, expected, io.out(), room, accepts);
         let mut consumed = 0;
         loop {
             let decoded = P::Correlation::decode(&mut self.responses, &bytes[consumed..]);
@@ -85,7 +128,7 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
                 Decoded::NeedMore { at_least } => return Ok((consumed, bytes.len() - consumed + at_least)),
             };
             consumed += taken;
-            match requests.expected.recipient(P::Correlation::number_of(id)) {
+            match requests.recipient(P::Correlation::number_of(id)) {
                 Some(Recipient::Callback) => engine.caller.on_response(&mut requests, response),
                 Some(Recipient::Call(promise)) => {
                     promise.fulfil(<P::ResponseCodec as Decode>::into_owned(response));
@@ -97,102 +140,6 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
     }
 }
 
-fn take_calls<P: Protocol, K: Caller<P>>(
-    engine: &mut Engine<P, K>,
-    codec: &mut P::RequestCodec,
-    expected: &mut Expected<Response<P>>,
-    out: &mut Vec<u8>,
-    full: usize,
-) -> bool {
-    let limit = engine.options.calls_in_flight;
-    if expected.calls() >= limit {
-        expected.forget_unwanted();
-    }
-    let mut taken = 0;
-    while out.len() < full {
-        let most = limit.saturating_sub(expected.calls()).min(CALLS_AT_A_TIME);
-        let found = engine.calls.drain(most, |Pending { request, promise }| {
-            if !promise.is_wanted() {
-                return;
-            }
-            let id = P::Correlation::id_from(expected.next_call_id());
-            match P::Correlation::encode(codec, id, &request, out) {
-                Ok(()) => {
-                    promise.sent();
-                    expected.call(promise);
-                }
-                Err(error) => promise.fail(CallError::Encode(error)),
-            }
-        });
-        taken += found;
-        if found < most || most == 0 {
-            break;
-        }
-    }
-    if taken > 0 {
-        engine.gate.made_room();
-    }
-    taken > 0
-}
-
-/// Between two looks at how much output there is.
-const CALLS_AT_A_TIME: usize = 256;
-const STREAMED_AT_A_TIME: usize = 4096;
-
-fn take_streamed<P: Protocol, K: Caller<P>>(
-    engine: &mut Engine<P, K>,
-    codec: &mut P::RequestCodec,
-    expected: &mut Expected<Response<P>>,
-    out: &mut Vec<u8>,
-    room: usize,
-) -> Result<bool, String> {
-    let full = out.len() + room;
-    let mut left = engine.options.batch;
-    let mut fault = None;
-    while left > 0 && out.len() < full && fault.is_none() {
-        let most = left.min(STREAMED_AT_A_TIME);
-        let found = engine.streamed.drain_runs(most, |run| {
-            if fault.is_none() {
-                fault = encode_run::<P>(codec, expected, run, out);
-            }
-        });
-        left -= found;
-        if found < most {
-            break;
-        }
-    }
-    match fault {
-        Some(fault) => Err(fault),
-        None => Ok(left < engine.options.batch),
-    }
-}
-
-fn encode_run<P: Protocol>(
-    codec: &mut P::RequestCodec,
-    expected: &mut Expected<Response<P>>,
-    run: Run<'_, Request<P>>,
-    out: &mut Vec<u8>,
-) -> Option<String> {
-    let requests = run.as_slice();
-    let (encoded, fault) = if P::Correlation::KIND == CorrelationKind::ById {
-        let id = streamed_id::<P::Correlation>();
-        let mut encoded = 0;
-        let fault = requests.iter().find_map(|request| {
-            let result = P::Correlation::encode(codec, id, request, out);
-            encoded += usize::from(result.is_ok());
-            result.err().map(|error| error.to_string())
-        });
-        (encoded, fault)
-    } else {
-        match codec.encode_all(requests, out) {
-            Ok(()) => (requests.len(), None),
-            Err(error) => (error.index, Some(error.error.to_string())),
-        }
-    };
-    expected.streamed(encoded as u64);
-    fault.map(|fault| format!("a request cannot be encoded: {fault}"))
-}
-
 impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
     fn on_open(&mut self, io: &mut Io<'_>) {
         self.opened = true;
@@ -200,18 +147,22 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
         engine.target.connected(io.handle());
         engine.attempt = 0;
         let room = engine.options.room(io.pending());
-        let out = io.out();
-        let mut requests =
-            Requests { codec: &mut self.requests, expected: &mut self.expected, room: out.len() + room, out };
-        engine.caller.on_open(&mut requests);
+        let (codec, expected, accepts) = (&mut self.requests, &mut self.expected, !self.finishing);
+        engine.caller.on_open(&mut Requests::new(codec, expected, io.out(), room, accepts));
         engine.wake_up();
         io.poll_me();
     }
 
     fn on_bytes(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> usize {
+        let calls_waited = !self.has_room_for_calls();
         match self.receive(io, bytes) {
             Ok((consumed, wanted)) => {
                 io.expect(wanted);
+                if self.finishing {
+                    self.finish_if_done(io);
+                } else if calls_waited {
+                    self.pump_from_now_on(io);
+                }
                 consumed
             }
             Err(fault) => {
@@ -227,24 +178,17 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
     }
 
     fn on_notify(&mut self, io: &mut Io<'_>) {
-        if let Some(engine) = &mut self.engine {
-            engine.wake_up();
-        }
-        self.pump(io);
-        io.poll_me();
+        self.pump_from_now_on(io);
     }
 
     fn on_drained(&mut self, io: &mut Io<'_>) {
-        if self.pump(io) {
-            if let Some(engine) = &mut self.engine {
-                engine.wake_up();
-            }
-            io.poll_me();
+        if self.is_full {
+            self.pump_from_now_on(io);
         }
     }
 
     fn on_timer(&mut self, io: &mut Io<'_>) {
-        self.pump(io);
+        self.pump_from_now_on(io);
     }
 
     fn prepare_sleep(&mut self) {
@@ -254,28 +198,48 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
     }
 
     fn is_ready(&self) -> bool {
-        !self.finishing && self.engine.as_ref().is_some_and(Engine::is_ready)
+        let takes_calls = self.has_room_for_calls();
+        !self.finishing
+            && !self.is_full
+            && self.engine.as_ref().is_some_and(|engine| engine.is_ready(takes_calls))
+    }
+
+    fn on_end(&mut self, io: &mut Io<'_>) {
+        self.input_ended = true;
+        // Output may take its time yet, but nobody has to wait for that.
+        self.lose(&Arc::from(ENDED_BY_SERVER));
+        io.close();
     }
 
     fn on_shutdown(&mut self, io: &mut Io<'_>) {
         // What was accepted is still sent and answered.
         if let Some(engine) = &mut self.engine {
-            engine.gate.stop_accepting();
-            engine.stopping = true;
+            engine.stop();
         }
         self.pump(io);
     }
 
     fn on_close(&mut self, reason: &CloseReason) {
-        let Some(engine) = self.engine.take() else { return };
-        let reason: Arc<str> = self.fault.take().unwrap_or_else(|| reason.to_string()).into();
-        let unanswered = self.expected.requests();
-        self.expected.lose(&reason);
-        let end = if self.finishing && unanswered == 0 {
-            Ok(())
-        } else {
-            Err(Unfinished { reason, unanswered, unsent: 0 })
+        let (faultless, clean) = (self.fault.is_none(), reason.is_clean());
+        let reason: Arc<str> = match self.fault.take() {
+            Some(fault) => fault.into(),
+            None if self.input_ended && clean => ENDED_BY_SERVER.into(),
+            None => reason.to_string().into(),
         };
-        engine.disconnected(self.opened, end);
+        self.lose(&reason);
+        let Some(engine) = self.engine.take() else { return };
+        // Without correlation nobody knows what was answered, but everything may have arrived only if nothing failed.
+        let answered =
+            self.unanswered == 0 && (clean || P::Correlation::KIND != CorrelationKind::Uncorrelated);
+        engine.disconnected(Disconnected {
+            reason,
+            was_open: self.opened,
+            finished: self.finishing,
+            complete: self.finishing && faultless && answered,
+            unanswered: self.unanswered,
+            unanswered_pushed: self.unanswered_pushed,
+        });
     }
 }
+
+const ENDED_BY_SERVER: &str = "the server ended it";

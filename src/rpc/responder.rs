@@ -6,7 +6,7 @@ use super::order::{Order, Turn};
 use super::reply::{Answer, Dispatch, Later, Slot};
 use crate::codec::{Correlation, CorrelationKind, Decoded, Encode, Protocol, Response};
 use crate::reactor::{Handler, Io};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 pub(super) struct Responder<P: Protocol, S> {
@@ -14,13 +14,14 @@ pub(super) struct Responder<P: Protocol, S> {
     responses: P::ResponseCodec,
     service: S,
     options: ServerOptions,
-    slot: Slot<Response<P>>,
     later: Option<Arc<Later<Response<P>>>>,
     /// The number of the next request.
     next_ticket: u64,
     open: OpenRequests<P>,
+    /// Responses that came from elsewhere and were not looked at yet.
+    done: VecDeque<(u64, Option<Response<P>>)>,
     /// Kept for its capacity.
-    done: Vec<(u64, Option<Response<P>>)>,
+    arrived: Vec<(u64, Option<Response<P>>)>,
     /// No more requests; closes once the last one is answered.
     finishing: bool,
 }
@@ -46,11 +47,11 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             responses: protocol.response_codec(),
             service,
             options,
-            slot: Slot::new(),
             later: None,
             next_ticket: 0,
             open,
-            done: Vec::new(),
+            done: VecDeque::new(),
+            arrived: Vec::new(),
             finishing: false,
         }
     }
@@ -64,27 +65,32 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         bytes: &[u8],
     ) -> Result<(usize, usize), (usize, Broken)> {
         let Some(later) = &self.later else { return Ok((0, 0)) };
-        let mut dispatch = Dispatch::begin(&self.slot);
+        let slot = Slot::new(later);
+        let mut dispatch = Dispatch::begin(&slot, later);
         // Beyond the limit by one response: then reading pauses, and what is left comes again once there is room.
         let full = out.len().saturating_add(room);
         let mut consumed = 0;
-        // In variables, because the compiler would read them anew for each request.
+        // In variables, because the compiler would read and write them in memory for each request. A service that panics
+        // takes the output with it, as it does the connection.
         let (mut open, most) = (self.open.len(), self.options.requests_in_progress);
         let mut next_ticket = self.next_ticket;
-        while out.len() <= full && open < most {
+        let mut buffer = std::mem::take(out);
+        let result = loop {
+            if buffer.len() > full || open >= most {
+                break Ok((consumed, 0));
+            }
             let decoded = P::Correlation::decode(&mut self.requests, &bytes[consumed..]);
             let ((id, request), taken) = match decoded {
                 Ok(Decoded::Item { item, consumed }) => (item, consumed),
                 Ok(Decoded::NeedMore { at_least }) => {
-                    return Ok((consumed, bytes.len() - consumed + at_least));
+                    break Ok((consumed, bytes.len() - consumed + at_least));
                 }
-                Err(_) => return Err((bytes.len(), Broken)),
+                Err(_) => break Err((bytes.len(), Broken)),
             };
             consumed += taken;
             let ticket = next_ticket;
             next_ticket += 1;
-            self.next_ticket = next_ticket;
-            let answer = dispatch.serve(ticket, later, |reply| self.service.call(request, reply));
+            let answer = dispatch.serve(ticket, |reply| self.service.call(request, reply));
             let response = match answer {
                 Answer::Now(response) => response,
                 Answer::Later => {
@@ -97,7 +103,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
                     None if P::Correlation::KIND == CorrelationKind::Uncorrelated => continue,
                     None => {
                         self.open.push_gone(ticket);
-                        return Err((bytes.len(), Broken));
+                        break Err((bytes.len(), Broken));
                     }
                 },
             };
@@ -106,62 +112,78 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             {
                 order.push(ticket, Some(Turn::Ready(response)));
                 open += 1;
-            } else if P::Correlation::encode(&mut self.responses, id, &response, out).is_err() {
-                return Err((bytes.len(), Broken));
+            } else if P::Correlation::encode(&mut self.responses, id, &response, &mut buffer).is_err() {
+                break Err((bytes.len(), Broken));
             }
-        }
-        Ok((consumed, 0))
+        };
+        *out = buffer;
+        self.next_ticket = next_ticket;
+        result
     }
 
-    /// Encodes the responses that came from elsewhere and whose turn it is.
-    fn answer_later(&mut self, out: &mut Vec<u8>) -> Result<(), Broken> {
-        let Some(later) = &self.later else { return Ok(()) };
-        let mut done = std::mem::take(&mut self.done);
-        later.take(&mut done);
-        let mut result = Ok(());
-        for (ticket, response) in done.drain(..) {
+    /// Encodes the responses that came from elsewhere and whose turn it is, as long as there is room. What is left follows
+    /// when the kernel has taken the output.
+    fn answer_later(&mut self, out: &mut Vec<u8>, room: usize) {
+        let Some(later) = &self.later else { return };
+        later.take(&mut self.arrived);
+        self.done.extend(self.arrived.drain(..));
+        let full = out.len().saturating_add(room);
+        while out.len() <= full
+            && let Some((ticket, response)) = self.done.pop_front()
+        {
             let response = response.or_else(|| self.service.substitute());
-            let answered = match &mut self.open {
+            match &mut self.open {
                 OpenRequests::InOrder(order) => {
                     order.settle(ticket, response.map_or(Turn::Gone, Turn::Ready));
-                    Ok(())
+                    self.release_in_order(out, full);
                 }
                 OpenRequests::AnyOrder(ids) => match (ids.remove(&ticket), response) {
                     (Some(id), Some(response)) => {
-                        P::Correlation::encode(&mut self.responses, id, &response, out).map_err(|_| Broken)
+                        let encoded = P::Correlation::encode(&mut self.responses, id, &response, out);
+                        self.finishing |= encoded.is_err();
                     }
-                    (Some(_), None) if P::Correlation::KIND == CorrelationKind::ById => Err(Broken),
-                    _ => Ok(()),
+                    (Some(_), None) => self.finishing |= P::Correlation::KIND == CorrelationKind::ById,
+                    (None, _) => {}
                 },
-            };
-            result = result.and(answered);
+            }
         }
-        self.done = done;
-        result.and_then(|()| self.release_in_order(out))
+        self.release_in_order(out, full);
     }
 
-    fn release_in_order(&mut self, out: &mut Vec<u8>) -> Result<(), Broken> {
-        let OpenRequests::InOrder(order) = &mut self.open else { return Ok(()) };
-        while let Some(turn) = order.pop() {
-            let Turn::Ready(response) = turn else {
-                // Nothing that comes behind it may be sent.
-                *order = Order::new();
-                return Err(Broken);
+    fn release_in_order(&mut self, out: &mut Vec<u8>, full: usize) {
+        let OpenRequests::InOrder(order) = &mut self.open else { return };
+        while out.len() <= full
+            && let Some(turn) = order.pop()
+        {
+            let encoded = match turn {
+                Turn::Ready(response) => self.responses.encode(&response, out).is_ok(),
+                Turn::Gone => false,
             };
-            self.responses.encode(&response, out).map_err(|_| Broken)?;
+            if !encoded {
+                // Nothing that comes behind it may be sent.
+                self.finishing = true;
+                self.open = OpenRequests::AnyOrder(HashMap::new());
+                return;
+            }
         }
-        Ok(())
+    }
+
+    /// Answers what can be answered, and reads again once there is little left.
+    fn go_on(&mut self, io: &mut Io<'_>) {
+        let room = io.room();
+        self.answer_later(io.out(), room);
+        if self.finishing {
+            self.finish(io);
+        } else if self.open.len() < self.options.requests_in_progress.div_ceil(2) {
+            io.resume_reading();
+        }
     }
 
     /// No more requests are taken; what is open is still answered.
     fn finish(&mut self, io: &mut Io<'_>) {
         self.finishing = true;
         io.pause_reading();
-        self.close_if_finished(io);
-    }
-
-    fn close_if_finished(&mut self, io: &mut Io<'_>) {
-        if self.finishing && self.open.len() == 0 {
+        if self.open.len() == 0 {
             io.close();
         }
     }
@@ -184,9 +206,10 @@ impl<P: Protocol, S: Service<P>> Handler for Responder<P, S> {
                 consumed
             }
             Err((consumed, Broken)) => {
-                if self.release_in_order(io.out()).is_err() {
-                    self.open = OpenRequests::AnyOrder(HashMap::new());
-                }
+                let room = io.room();
+                let out = io.out();
+                let full = out.len().saturating_add(room);
+                self.release_in_order(out, full);
                 self.finish(io);
                 consumed
             }
@@ -195,14 +218,13 @@ impl<P: Protocol, S: Service<P>> Handler for Responder<P, S> {
 
     fn on_notify(&mut self, io: &mut Io<'_>) {
         self.service.on_notify();
-        if self.answer_later(io.out()).is_err() {
-            self.finishing = true;
-            self.open = OpenRequests::AnyOrder(HashMap::new());
+        self.go_on(io);
+    }
+
+    fn on_drained(&mut self, io: &mut Io<'_>) {
+        if !self.done.is_empty() || self.open.len() > 0 {
+            self.go_on(io);
         }
-        if !self.finishing && self.open.len() < self.options.requests_in_progress.div_ceil(2) {
-            io.resume_reading();
-        }
-        self.close_if_finished(io);
     }
 
     fn on_end(&mut self, io: &mut Io<'_>) {

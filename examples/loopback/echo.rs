@@ -1,0 +1,196 @@
+//! `echo4`, `echo4-shared` and `echo276`: small messages of fixed size, each of them a call and a callback.
+
+use crate::experiment::Experiment;
+use crate::load::Load;
+use crate::options::Options;
+use crate::pattern::Pattern;
+use crate::report::{Progress, Report};
+use crate::requests::{Drive, Plan, Shape, run};
+use crate::{Result, requests};
+use trochus::codec::{FixedSize, Int32, Records};
+use trochus::rpc::Reply;
+
+pub(crate) const ECHO4: Experiment = Experiment {
+    name: "echo4",
+    about: "int32 requests, a producer for each of 512 connections; or --drive reactor",
+    run: echo4,
+    client: None,
+};
+
+pub(crate) const ECHO4_SHARED: Experiment = Experiment {
+    name: "echo4-shared",
+    about: "int32 requests from 512 threads through one connection",
+    run: echo4_shared,
+    client: None,
+};
+
+pub(crate) const ECHO276: Experiment = Experiment {
+    name: "echo276",
+    about: "requests of an int32, two int64 and 256 bytes over 12 connections",
+    run: echo276,
+    client: None,
+};
+
+fn echo4(options: &Options, progress: &mut Progress, report: Report<'_>) -> Result<()> {
+    let shape = match options.drive {
+        // One connection on each reactor keeps all that is under way in the cache.
+        Some(Drive::Reactor) => Shape { connections: options.reactors, ..ECHO4_SHAPE },
+        _ => ECHO4_SHAPE,
+    };
+    run(options, &Plan::new(ECHO4.name, Numbers, 4, shape, options)?, progress, report)
+}
+
+fn echo4_shared(options: &Options, progress: &mut Progress, report: Report<'_>) -> Result<()> {
+    let shape = Shape { connections: 1, drive: Drive::Shared, ..ECHO4_SHAPE };
+    run(options, &Plan::new(ECHO4_SHARED.name, Numbers, 4, shape, options)?, progress, report)
+}
+
+fn echo276(options: &Options, progress: &mut Progress, report: Report<'_>) -> Result<()> {
+    let load = RecordLoad(Pattern::new());
+    run(options, &Plan::new(ECHO276.name, load, Record::SIZE, ECHO276_SHAPE, options)?, progress, report)
+}
+
+const ECHO4_SHAPE: Shape = Shape {
+    connections: 512,
+    producers: 512,
+    drive: Drive::Producers,
+    batch: 5120,
+    lane: 8192,
+    output_bytes: requests::OUTPUT_BYTES,
+    outstanding: 16 << 10,
+};
+
+const ECHO276_SHAPE: Shape = Shape {
+    connections: 12,
+    producers: 12,
+    drive: Drive::Producers,
+    batch: 1024,
+    lane: 1024,
+    output_bytes: requests::OUTPUT_BYTES,
+    outstanding: 256,
+};
+
+/// Numbers whose upper bits are the producer, and the lower ones its own count.
+#[derive(Clone, Copy, Debug)]
+struct Numbers;
+
+const COUNT_BITS: u32 = 22;
+
+#[inline]
+fn number(producer: u32, number: u64) -> i32 {
+    (producer << COUNT_BITS | (number as u32 & ((1 << COUNT_BITS) - 1))) as i32
+}
+
+impl Load for Numbers {
+    type Protocol = Int32;
+
+    const MOST_PRODUCERS: usize = 1 << (i32::BITS - COUNT_BITS);
+
+    fn protocol(&self) -> Int32 {
+        Int32
+    }
+
+    #[inline]
+    fn request(&self, producer: u32, count: u64) -> i32 {
+        number(producer, count)
+    }
+
+    #[inline]
+    fn serve(request: i32, reply: Reply<i32>) {
+        reply.send(request);
+    }
+
+    #[inline]
+    fn producer(response: &i32) -> u32 {
+        *response as u32 >> COUNT_BITS
+    }
+
+    #[inline]
+    fn is_right(&self, producer: u32, count: u64, response: &i32) -> bool {
+        *response == number(producer, count)
+    }
+}
+
+/// The struct of `echo276`.
+#[derive(Clone, Debug)]
+struct Record {
+    producer: i32,
+    number: i64,
+    check: i64,
+    content: [u8; CONTENT_BYTES],
+}
+
+const CONTENT_BYTES: usize = 256;
+
+impl FixedSize for Record {
+    const SIZE: usize = 4 + 8 + 8 + CONTENT_BYTES;
+
+    #[inline]
+    fn write(&self, out: &mut [u8]) {
+        out[..4].copy_from_slice(&self.producer.to_be_bytes());
+        out[4..12].copy_from_slice(&self.number.to_be_bytes());
+        out[12..20].copy_from_slice(&self.check.to_be_bytes());
+        out[20..].copy_from_slice(&self.content);
+    }
+
+    #[inline]
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let (producer, rest) = bytes.split_first_chunk()?;
+        let (number, rest) = rest.split_first_chunk()?;
+        let (check, content) = rest.split_first_chunk()?;
+        Some(Record {
+            producer: i32::from_be_bytes(*producer),
+            number: i64::from_be_bytes(*number),
+            check: i64::from_be_bytes(*check),
+            content: content.try_into().ok()?,
+        })
+    }
+}
+
+#[derive(Clone, Debug)]
+struct RecordLoad(Pattern);
+
+impl RecordLoad {
+    /// Differs from one record to the next, and from one producer to the other.
+    #[inline]
+    fn content(&self, producer: u32, number: u64) -> &[u8; CONTENT_BYTES] {
+        let position = number.wrapping_mul(CONTENT_BYTES as u64).wrapping_add(u64::from(producer) * 977);
+        self.0.bytes(position, CONTENT_BYTES).try_into().expect("the slice is as long as the array")
+    }
+}
+
+impl Load for RecordLoad {
+    type Protocol = Records<Record>;
+
+    fn protocol(&self) -> Records<Record> {
+        Records::new()
+    }
+
+    #[inline]
+    fn request(&self, producer: u32, number: u64) -> Record {
+        Record {
+            producer: producer as i32,
+            number: number as i64,
+            check: !(number as i64),
+            content: *self.content(producer, number),
+        }
+    }
+
+    #[inline]
+    fn serve(request: Record, reply: Reply<Record>) {
+        reply.send(request);
+    }
+
+    #[inline]
+    fn producer(response: &Record) -> u32 {
+        response.producer as u32
+    }
+
+    #[inline]
+    fn is_right(&self, producer: u32, number: u64, response: &Record) -> bool {
+        response.producer == producer as i32
+            && response.number == number as i64
+            && response.check == !(number as i64)
+            && response.content == *self.content(producer, number)
+    }
+}

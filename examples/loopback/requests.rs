@@ -1,0 +1,386 @@
+//! Streams of requests and their responses, between a client and a server in this process.
+
+use crate::load::{Check, Load};
+use crate::options::Options;
+use crate::report::{Progress, Report, Row, Unit};
+use crate::rounds::{Sample, Slice, take_turns};
+use crate::{Result, connections::PATIENCE};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::Instant;
+use trochus::codec::ResponseRef;
+use trochus::net::{Address, ListenOptions, StreamOptions};
+use trochus::rpc::{Caller, Client, ClientOptions, Requests, Server, ServerOptions, Unfinished};
+use trochus::{Backend, Runtime};
+
+/// Who makes the requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Drive {
+    /// As many threads as reactors, with a producer of its own for each of the producers.
+    Producers,
+    /// The reactors: each response is followed by a new request.
+    Reactor,
+    /// A thread for each of the producers; those of a connection share its client.
+    Shared,
+}
+
+impl FromStr for Drive {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "producers" => Ok(Drive::Producers),
+            "reactor" => Ok(Drive::Reactor),
+            "shared" => Ok(Drive::Shared),
+            other => Err(format!("--drive is `producers`, `reactor` or `shared`, not `{other}`")),
+        }
+    }
+}
+
+/// What an experiment is by default.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) connections: usize,
+    pub(crate) producers: usize,
+    pub(crate) drive: Drive,
+    /// Requests that a producer makes before the next one's turn, and that leave in one turn of the reactor.
+    pub(crate) batch: usize,
+    /// Requests that a producer can be ahead.
+    pub(crate) lane: usize,
+    /// Bytes of output of a connection from which on no more is encoded.
+    pub(crate) output_bytes: usize,
+    /// Requests without a response on each connection when the reactors make them.
+    pub(crate) outstanding: u64,
+}
+
+/// Little enough that what was encoded is still in the cache when the kernel copies it.
+pub(crate) const OUTPUT_BYTES: usize = 256 << 10;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Plan<L> {
+    name: &'static str,
+    load: L,
+    /// Bytes of a message.
+    size: usize,
+    shape: Shape,
+}
+
+impl<L: Load> Plan<L> {
+    /// `shape`, as far as the command line does not say otherwise.
+    pub(crate) fn new(
+        name: &'static str,
+        load: L,
+        size: usize,
+        shape: Shape,
+        options: &Options,
+    ) -> Result<Self> {
+        let drive = options.drive.unwrap_or(shape.drive);
+        let connections = options.connections.unwrap_or(shape.connections);
+        let producers = match drive {
+            Drive::Reactor => connections,
+            Drive::Producers | Drive::Shared => {
+                // Each connection has one at least.
+                options.producers.unwrap_or(shape.producers).max(connections)
+            }
+        };
+        if producers > L::MOST_PRODUCERS {
+            let most = L::MOST_PRODUCERS;
+            return Err(format!("{name} can tell {most} producers apart, but not {producers}").into());
+        }
+        Ok(Plan { name, load, size, shape: Shape { connections, producers, drive, ..shape } })
+    }
+
+    fn stream(&self) -> StreamOptions {
+        StreamOptions::new().output_limits(self.shape.output_bytes, 64 << 20)
+    }
+
+    fn check(&self, connection: usize) -> Check<L> {
+        let Shape { connections, producers, .. } = self.shape;
+        Check::new(self.load.clone(), connection, connections, producers)
+    }
+}
+
+pub(crate) fn run<L: Load>(
+    options: &Options,
+    plan: &Plan<L>,
+    progress: &mut Progress,
+    report: Report<'_>,
+) -> Result<()> {
+    let medians = take_turns(options, |backend, slice| measure(options, plan, backend, slice, progress))?;
+    for (backend, sample) in medians {
+        let row = Row::new(options, plan.name, plan.shape.connections, plan.size, backend);
+        report(row.measured(&sample));
+    }
+    Ok(())
+}
+
+/// Sends for the time of the slice. The rate is that of responses, all of them, until the last one was there.
+fn measure<L: Load>(
+    options: &Options,
+    plan: &Plan<L>,
+    backend: Backend,
+    slice: Slice,
+    progress: &mut Progress,
+) -> Result<Sample> {
+    let runtime = options.runtime(backend, options.reactors, 0).build()?;
+    let server = serve::<L>(&runtime, &plan.load, plan.stream())?;
+    let (told, outcomes) = mpsc::channel();
+    let stop = Arc::new(AtomicBool::new(false));
+    let before = Instant::now();
+    let clients = connect(&runtime, server.local_addr(), plan, &stop, &told)?;
+    let connected = Instant::now();
+    let mut pass_time = || {
+        let played = || runtime.metrics().received_bytes / (2 * plan.size as u64);
+        progress.wait(slice.time, &backend.to_string(), Unit::Messages, played);
+        stop.store(true, Ordering::Relaxed);
+    };
+    // With the first connection its requests begin, if they are made by the reactors.
+    let (start, total) = match plan.shape.drive {
+        Drive::Reactor => {
+            pass_time();
+            (before, Total::wait(&outcomes, clients.len())?)
+        }
+        Drive::Producers | Drive::Shared => {
+            let sent = push(options, plan, &clients, &stop, pass_time)?;
+            // Each connection ends behind its last response.
+            let connections = clients.len();
+            drop(clients);
+            let total = Total::wait(&outcomes, connections)?;
+            if total.responses != sent {
+                return Err(format!("{sent} requests, but {} responses", total.responses).into());
+            }
+            (connected, total)
+        }
+    };
+    runtime.shutdown(PATIENCE)?;
+    let messages_per_s = total.responses as f64 / (total.last - start).as_secs_f64();
+    let bytes_per_s = messages_per_s * 2.0 * plan.size as f64;
+    Ok(Sample { messages_per_s: Some(messages_per_s), bytes_per_s: Some(bytes_per_s), ..Sample::default() })
+}
+
+pub(crate) fn serve<L: Load>(runtime: &Runtime, load: &L, stream: StreamOptions) -> Result<Server> {
+    let options = ServerOptions::new().listen(ListenOptions::new().stream(stream));
+    Ok(Server::bind_each(runtime, &options, "127.0.0.1:0", load.protocol(), |_peer| L::serve)?)
+}
+
+fn connect<L: Load>(
+    runtime: &Runtime,
+    server: &Address,
+    plan: &Plan<L>,
+    stop: &Arc<AtomicBool>,
+    told: &Sender<Outcome>,
+) -> Result<Vec<Client<L::Protocol>>> {
+    let Shape { connections, drive, batch, lane, outstanding, .. } = plan.shape;
+    let connect = |connection: usize| {
+        let options = ClientOptions::new().stream(plan.stream()).batch(batch).lane(lane);
+        let options = options.reactor(connection % runtime.reactors());
+        let ending = Ending::new(connection, told.clone());
+        let (check, load) = (plan.check(connection), &plan.load);
+        let client = if drive == Drive::Reactor {
+            let caller = ClosedLoop {
+                check,
+                load: load.clone(),
+                producer: connection as u32,
+                outstanding,
+                sent: 0,
+                stop: stop.clone(),
+                ending,
+            };
+            Client::connect_caller(runtime, &options, server, load.protocol(), caller)
+        } else {
+            Client::connect_caller(runtime, &options, server, load.protocol(), Open { check, ending })
+        };
+        Ok(client?)
+    };
+    (0..connections).map(connect).collect()
+}
+
+/// Pushes until `pass_time` has said that it is enough. How many requests that were.
+fn push<L: Load>(
+    options: &Options,
+    plan: &Plan<L>,
+    clients: &[Client<L::Protocol>],
+    stop: &AtomicBool,
+    pass_time: impl FnOnce(),
+) -> Result<u64> {
+    let producers = plan.shape.producers;
+    thread::scope(|scope| {
+        let start_thread = |thread: usize| {
+            scope.spawn(move || match plan.shape.drive {
+                Drive::Shared => push_shared(plan, &clients[thread % clients.len()], thread, stop),
+                _ => push_own(plan, clients, (thread..producers).step_by(options.reactors), stop),
+            })
+        };
+        let threads = if plan.shape.drive == Drive::Shared { producers } else { options.reactors };
+        let threads: Vec<_> = (0..threads).map(start_thread).collect();
+        pass_time();
+        let sent = threads.into_iter().map(|thread| thread.join().expect("the thread does not panic"));
+        sent.sum::<Result<u64, String>>().map_err(Into::into)
+    })
+}
+
+/// Makes a batch of requests for each of its producers in turn.
+fn push_own<L: Load>(
+    plan: &Plan<L>,
+    clients: &[Client<L::Protocol>],
+    producers: impl Iterator<Item = usize>,
+    stop: &AtomicBool,
+) -> Result<u64, String> {
+    let own = |producer: usize| (producer as u32, 0_u64, clients[producer % clients.len()].producer());
+    let mut producers: Vec<_> = producers.map(own).collect();
+    while !stop.load(Ordering::Relaxed) && !producers.is_empty() {
+        for (producer, number, requests) in &mut producers {
+            for _ in 0..plan.shape.batch {
+                requests.push(plan.load.request(*producer, *number)).map_err(|error| error.to_string())?;
+                *number += 1;
+            }
+        }
+    }
+    Ok(producers.iter().map(|(_, number, _)| number).sum())
+}
+
+fn push_shared<L: Load>(
+    plan: &Plan<L>,
+    client: &Client<L::Protocol>,
+    producer: usize,
+    stop: &AtomicBool,
+) -> Result<u64, String> {
+    let mut number = 0;
+    while !stop.load(Ordering::Relaxed) {
+        for _ in 0..LOOK_EVERY {
+            client.push(plan.load.request(producer as u32, number)).map_err(|error| error.to_string())?;
+            number += 1;
+        }
+    }
+    Ok(number)
+}
+
+/// Requests between two looks at whether the time is up.
+const LOOK_EVERY: usize = 64;
+
+/// What became of a connection.
+pub(crate) struct Outcome {
+    responses: Result<u64, String>,
+    /// When the last response had come.
+    at: Instant,
+}
+
+/// Tells the outcome of a connection, once.
+pub(crate) struct Ending {
+    connection: usize,
+    told: Option<Sender<Outcome>>,
+}
+
+impl Ending {
+    pub(crate) fn new(connection: usize, told: Sender<Outcome>) -> Self {
+        Ending { connection, told: Some(told) }
+    }
+
+    /// The connection has ended; if it was not in order, that counts for more than what was received.
+    pub(crate) fn close(
+        &mut self,
+        end: &Result<(), Unfinished>,
+        verdict: impl FnOnce() -> Result<u64, String>,
+    ) {
+        self.tell(end.clone().map_err(|unfinished| unfinished.to_string()).and_then(|()| verdict()));
+    }
+
+    #[cold]
+    fn tell(&mut self, responses: Result<u64, String>) {
+        if let Some(told) = self.told.take() {
+            let responses = responses.map_err(|error| format!("connection {}: {error}", self.connection));
+            // Whoever does not wait for it any more has given up with an error already.
+            let _ = told.send(Outcome { responses, at: Instant::now() });
+        }
+    }
+}
+
+/// All connections' outcomes.
+pub(crate) struct Total {
+    pub(crate) responses: u64,
+    last: Instant,
+}
+
+impl Total {
+    pub(crate) fn wait(outcomes: &Receiver<Outcome>, connections: usize) -> Result<Self> {
+        let mut total = Total { responses: 0, last: Instant::now() };
+        for index in 0..connections {
+            let Ok(Outcome { responses, at }) = outcomes.recv_timeout(PATIENCE) else {
+                return Err(format!("a connection was not answered within {PATIENCE:?}").into());
+            };
+            total.responses += responses?;
+            total.last = if index == 0 { at } else { total.last.max(at) };
+        }
+        Ok(total)
+    }
+}
+
+/// The callback of requests that others make.
+struct Open<L> {
+    check: Check<L>,
+    ending: Ending,
+}
+
+impl<L: Load> Caller<L::Protocol> for Open<L> {
+    #[inline]
+    fn on_response(
+        &mut self,
+        _requests: &mut Requests<'_, L::Protocol>,
+        response: ResponseRef<'_, L::Protocol>,
+    ) {
+        self.check.take(&response);
+    }
+
+    fn on_close(&mut self, end: &Result<(), Unfinished>) {
+        self.ending.close(end, || self.check.verdict());
+    }
+}
+
+/// Makes a request for each response.
+struct ClosedLoop<L> {
+    check: Check<L>,
+    load: L,
+    producer: u32,
+    outstanding: u64,
+    sent: u64,
+    stop: Arc<AtomicBool>,
+    ending: Ending,
+}
+
+impl<L: Load> ClosedLoop<L> {
+    #[inline]
+    fn request(&mut self, requests: &mut Requests<'_, L::Protocol>) {
+        match requests.push(&self.load.request(self.producer, self.sent)) {
+            Ok(()) => self.sent += 1,
+            Err(error) => self.ending.tell(Err(error.to_string())),
+        }
+    }
+}
+
+impl<L: Load> Caller<L::Protocol> for ClosedLoop<L> {
+    fn on_open(&mut self, requests: &mut Requests<'_, L::Protocol>) {
+        (0..self.outstanding).for_each(|_| self.request(requests));
+    }
+
+    #[inline]
+    fn on_response(
+        &mut self,
+        requests: &mut Requests<'_, L::Protocol>,
+        response: ResponseRef<'_, L::Protocol>,
+    ) {
+        self.check.take(&response);
+        if !self.stop.load(Ordering::Relaxed) {
+            self.request(requests);
+        } else if self.check.received() == self.sent {
+            let verdict = self.check.verdict();
+            self.ending.tell(verdict);
+        }
+    }
+
+    fn on_close(&mut self, end: &Result<(), Unfinished>) {
+        self.ending.close(end, || Err("it ended before the time was up".to_owned()));
+    }
+}

@@ -1,0 +1,114 @@
+//! The request-response experiments of the `loopback` example, which check every response themselves.
+
+use serde_json::Value;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+/// How long anything may take that ought to be over in seconds.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn loopback(arguments: &[&str]) -> Output {
+    let mut path: PathBuf = std::env::current_exe().unwrap();
+    path.pop();
+    path.pop();
+    let path = path.join("examples").join(format!("loopback{}", std::env::consts::EXE_SUFFIX));
+    assert!(path.exists(), "{} is not there: `cargo build --examples` makes it", path.display());
+    let process = Command::new(path).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let process = process.unwrap();
+    let (_alive, gone) = mpsc::channel::<()>();
+    let id = process.id().to_string();
+    thread::spawn(move || {
+        if gone.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("process {id} is ended after {PATIENCE:?}");
+            Command::new("kill").args(["-KILL", &id]).status().unwrap();
+        }
+    });
+    process.wait_with_output().unwrap()
+}
+
+fn rows(output: &Output) -> Vec<Value> {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
+}
+
+fn is_figure(row: &Value, name: &str) -> bool {
+    row[name].as_f64().is_some_and(|figure| figure > 0.0)
+}
+
+/// One row for each backend, with the figures of the experiment and those of no other.
+fn assert_rates(experiment: &str, connections: u64, size: Option<u64>, options: &[&str]) {
+    let always = ["--seconds", "0.3", "--json", "--backend", "all", "--experiment", experiment];
+    let rows = rows(&loopback(&[&always[..], options].concat()));
+    let backends: Vec<String> = trochus::Backend::available().iter().map(ToString::to_string).collect();
+    assert_eq!(rows.iter().map(|row| row["backend"].as_str().unwrap()).collect::<Vec<_>>(), backends);
+    for row in &rows {
+        assert_eq!((&row["experiment"], &row["connections"]), (&experiment.into(), &connections.into()));
+        assert!(size.is_none_or(|size| row["size"] == size), "{row}");
+        assert!(is_figure(row, "messages_per_s") && is_figure(row, "gbit_per_s"), "{row}");
+        assert!(row["p50_us"].is_null() && row["baseline_messages_per_s"].is_null(), "{row}");
+    }
+}
+
+#[test]
+fn numbers_are_echoed_over_many_connections() {
+    assert_rates("echo4", 512, Some(4), &[]);
+    // Several producers share a connection, unevenly.
+    assert_rates("echo4", 3, Some(4), &["--connections", "3", "--producers", "7"]);
+}
+
+#[test]
+fn numbers_are_echoed_to_reactors_that_make_them() {
+    assert_rates("echo4", 2, Some(4), &["--reactors", "2", "--drive", "reactor"]);
+    assert_rates("echo4", 5, Some(4), &["--connections", "5", "--drive", "reactor"]);
+}
+
+#[test]
+fn numbers_of_many_threads_are_echoed_over_one_connection() {
+    assert_rates("echo4-shared", 1, Some(4), &[]);
+    assert_rates("echo4-shared", 3, Some(4), &["--connections", "3", "--producers", "10"]);
+}
+
+#[test]
+fn records_are_echoed() {
+    assert_rates("echo276", 12, Some(276), &[]);
+    assert_rates("echo276", 2, Some(276), &["--connections", "2", "--drive", "reactor"]);
+}
+
+#[test]
+fn objects_are_echoed() {
+    assert_rates("json", 32, None, &[]);
+    assert_rates("json", 2, None, &["--connections", "2", "--producers", "5", "--drive", "shared"]);
+}
+
+#[test]
+fn latency_is_measured_at_each_rate() {
+    let arguments = ["--seconds", "0.3", "--json", "--backend", "all", "--experiment", "latency"];
+    let rows = rows(&loopback(&arguments));
+    assert_eq!(rows.len(), 3 * trochus::Backend::available().len());
+    for row in &rows {
+        assert_eq!((&row["connections"], &row["size"]), (&16.into(), &64.into()));
+        for name in ["messages_per_s", "p50_us", "p99_us"] {
+            assert!(is_figure(row, name), "{name} in {row}");
+        }
+        assert!(row["p50_us"].as_f64() <= row["p99_us"].as_f64(), "{row}");
+    }
+}
+
+#[test]
+fn what_is_impossible_is_refused() {
+    let wrong: [(&[&str], &str); 3] = [
+        (&["--drive", "sideways"], "`producers`, `reactor` or `shared`"),
+        (&["--producers", "0"], "at least 1"),
+        (&["--experiment", "echo4", "--producers", "1025"], "1024 producers"),
+    ];
+    for (arguments, part) in wrong {
+        let output = loopback(arguments);
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && errors.contains(part), "{arguments:?}: {errors}");
+    }
+}

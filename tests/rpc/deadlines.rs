@@ -1,0 +1,164 @@
+//! Calls with deadlines, and calls that are given up.
+
+use super::support::*;
+use std::time::Duration;
+use trochus::Runtime;
+use trochus::codec::{Int32, Matching, Protocol};
+use trochus::rpc::{Call, CallError, Client, ClientOptions, Server};
+
+const SOON: Duration = Duration::from_millis(20);
+
+fn late_response_is_nobodys<P>(runtime: &Runtime, protocol: P)
+where
+    P: Protocol<RequestCodec = Int32, ResponseCodec = Int32> + Sync,
+    P::Correlation: Matching,
+{
+    let (service, kept) = keeper();
+    let server = Server::bind(runtime, "127.0.0.1:0", protocol.clone(), service).unwrap();
+    let client = Client::connect(runtime, server.local_addr(), protocol).unwrap();
+    let late = client.call(1).timeout(SOON);
+    let (_, late_reply) = next(&kept);
+    let error = late.wait().unwrap_err();
+    assert!(matches!(error, CallError::TimedOut { sent: true }), "{error}");
+    assert!(error.may_have_been_executed());
+    let call = client.call(2).timeout(HOUR);
+    let (_, reply) = next(&kept);
+    late_reply.send(111);
+    reply.send(222);
+    assert_eq!(call.wait().unwrap(), 222);
+    // The same for one that is dropped.
+    let dropped = client.call(3);
+    let (_, dropped_reply) = next(&kept);
+    drop(dropped);
+    let call = client.call(4);
+    let (_, reply) = next(&kept);
+    dropped_reply.send(333);
+    reply.send(444);
+    assert_eq!(block_on(call).unwrap(), 444);
+    client.close().unwrap();
+}
+
+#[test]
+fn a_late_response_is_thrown_away() {
+    on_each_backend(|runtime| {
+        late_response_is_nobodys(runtime, Int32);
+        late_response_is_nobodys(runtime, Int32.by_id());
+    });
+}
+
+/// A client that has one call in flight, which keeps others from being sent.
+#[allow(clippy::type_complexity)]
+fn busy_client(runtime: &Runtime) -> (Client<Int32>, Kept, Call<i32, i32>, trochus::rpc::Reply<i32>) {
+    let (service, kept) = keeper();
+    let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+    let options = ClientOptions::new().calls_in_flight(1);
+    let client = Client::connect_with(runtime, &options, server.local_addr(), Int32, drop).unwrap();
+    let call = client.call(1);
+    let (_, reply) = next(&kept);
+    (client, kept, call, reply)
+}
+
+#[test]
+fn what_times_out_or_is_dropped_before_it_is_sent_is_never_sent() {
+    on_each_backend(|runtime| {
+        let (client, kept, first, reply) = busy_client(runtime);
+        let dropped = client.call(2);
+        let error = client.call(3).timeout(SOON).wait().unwrap_err();
+        assert!(matches!(error, CallError::TimedOut { sent: false }), "{error}");
+        assert!(!error.may_have_been_executed());
+        let error = block_on(client.call(4).timeout(SOON)).unwrap_err();
+        assert!(matches!(error, CallError::TimedOut { sent: false }), "{error}");
+        drop(dropped);
+        let last = client.call(5);
+        reply.send(10);
+        assert_eq!(first.wait().unwrap(), 10);
+        let (n, reply) = next(&kept);
+        assert_eq!(n, 5);
+        reply.send(50);
+        assert_eq!(last.wait().unwrap(), 50);
+    });
+}
+
+#[test]
+fn a_deadline_holds_for_a_call_that_finds_no_room() {
+    on_each_backend(|runtime| {
+        let (client, _kept, _first, _reply) = busy_client(runtime);
+        // More than the lane holds.
+        let queued: Vec<_> = (0..5000).map(|n| client.call(n)).collect();
+        for error in [client.call(0).timeout(SOON).wait(), block_on(client.call(0).timeout(SOON))] {
+            assert!(matches!(error, Err(CallError::TimedOut { sent: false })));
+        }
+        drop(queued);
+    });
+}
+
+#[test]
+fn deadlines_expire_in_their_own_order() {
+    on_each_backend(|runtime| {
+        let (service, _kept) = keeper();
+        let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+        let client = Client::connect(runtime, server.local_addr(), Int32).unwrap();
+        let endless = client.call(0).timeout(Duration::MAX);
+        let hour = client.call(1).timeout(HOUR);
+        let mut calls: Vec<_> = (0..100)
+            .map(|n| client.call(n).timeout(Duration::from_millis((u64::from(n.unsigned_abs()) * 37) % 60)))
+            .collect();
+        // Taken back: its time must not be another's.
+        drop(calls.swap_remove(50));
+        for call in calls {
+            assert!(matches!(call.wait(), Err(CallError::TimedOut { .. })));
+        }
+        // A deadline can be set anew.
+        assert!(matches!(hour.timeout(SOON).wait(), Err(CallError::TimedOut { sent: true })));
+        drop(endless);
+    });
+}
+
+#[test]
+fn by_id_a_call_that_is_given_up_makes_room_for_another() {
+    on_each_backend(|runtime| {
+        let (service, kept) = keeper();
+        let server = Server::bind(runtime, "127.0.0.1:0", Int32.by_id(), service).unwrap();
+        let options = ClientOptions::new().calls_in_flight(1);
+        let client =
+            Client::connect_with(runtime, &options, server.local_addr(), Int32.by_id(), drop).unwrap();
+        let dropped = client.call(1);
+        let _unanswered = next(&kept);
+        let waiting = client.call(2).timeout(HOUR);
+        let mut replies = vec![_unanswered];
+        drop(dropped);
+        replies.push(next(&kept));
+        assert_eq!(replies[1].0, 2);
+        drop(waiting);
+        let short = client.call(3).timeout(SOON);
+        replies.push(next(&kept));
+        let last = client.call(4);
+        assert!(matches!(short.wait(), Err(CallError::TimedOut { sent: true })));
+        let (n, reply) = next(&kept);
+        reply.send(n * 10);
+        assert_eq!(last.wait().unwrap(), 40);
+    });
+}
+
+#[test]
+fn closing_does_not_wait_for_calls_that_were_given_up() {
+    on_each_backend(|runtime| {
+        for gives_up_later in [false, true] {
+            let (service, kept) = keeper();
+            let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+            let client = Client::connect(runtime, server.local_addr(), Int32).unwrap();
+            let call = client.call(1);
+            let _unanswered = next(&kept);
+            let closing = client.clone();
+            if gives_up_later {
+                let closing = std::thread::spawn(move || closing.close());
+                eventually("it closes", || client.batcher().is_closed());
+                drop(call);
+                assert_eq!(closing.join().unwrap().unwrap_err().unanswered(), 1);
+            } else {
+                drop(call);
+                assert_eq!(closing.close().unwrap_err().unanswered(), 1);
+            }
+        }
+    });
+}

@@ -1,0 +1,16 @@
+//! Typed request-response, on every backend of this machine.
+
+mod calls;
+mod deadlines;
+mod idle;
+mod lost;
+mod overload;
+mod peers;
+mod protocols;
+mod reconnect;
+mod replies;
+mod shutdown;
+mod streams;
+mod stress;
+mod support;
+mod tasks;

@@ -1,0 +1,177 @@
+//! What all of these tests need: a runtime that is watched, raw peers, and a small executor.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::panic::resume_unwind;
+use std::pin::pin;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+use trochus::codec::Int32;
+use trochus::reactor::Address;
+use trochus::rpc::{Client, Reply};
+use trochus::{Backend, Runtime};
+
+/// How long anything may take that must happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Long enough for what must not happen before.
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+
+/// Runs a test on each backend, and fails if it hangs.
+pub(crate) fn on_each_backend(test: impl Fn(&Runtime) + Clone + Send + 'static) {
+    for backend in Backend::available() {
+        let test = test.clone();
+        watched(&backend.to_string(), move || test(&runtime(backend)));
+    }
+}
+
+/// Fails instead of hanging.
+pub(crate) fn watched(what: &str, test: impl FnOnce() + Send + 'static) {
+    let (done, ended) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        test();
+        let _ = done.send(());
+    });
+    if ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+        panic!("hangs on {what}");
+    }
+    if let Err(panic) = thread.join() {
+        eprintln!("on {what}:");
+        resume_unwind(panic);
+    }
+}
+
+pub(crate) fn runtime(backend: Backend) -> Runtime {
+    Runtime::builder().backend(backend).reactors(2).build().unwrap()
+}
+
+/// Waits for something that other threads bring about.
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Replies that a service keeps, for the test to send.
+pub(crate) type Kept = Receiver<(i32, Reply<i32>)>;
+
+/// A service that keeps every reply, and where they come out.
+pub(crate) fn keeper() -> (impl Fn(i32, Reply<i32>) + Send + Sync + 'static, Kept) {
+    let (keep, kept) = mpsc::channel();
+    let keep = Mutex::new(keep);
+    let service = move |n: i32, reply: Reply<i32>| {
+        // The test may be over.
+        let _ = keep.lock().unwrap().send((n, reply));
+    };
+    (service, kept)
+}
+
+pub(crate) fn next(kept: &Kept) -> (i32, Reply<i32>) {
+    kept.recv_timeout(PATIENCE).expect("a request")
+}
+
+/// A plain socket as a client.
+pub(crate) fn dial(address: &Address) -> TcpStream {
+    let Address::Tcp(address) = address else { panic!("not a TCP address: {address}") };
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// A plain socket as a server.
+pub(crate) fn listen() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address)
+}
+
+pub(crate) fn accept(listener: &TcpListener) -> TcpStream {
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// A client of a plain server that does what the test wants, and the server's end of the connection.
+pub(crate) fn client_of_plain_server(runtime: &Runtime) -> (Client<Int32>, TcpStream) {
+    let (listener, address) = listen();
+    let client = Client::connect(runtime, address, Int32).unwrap();
+    (client, accept(&listener))
+}
+
+/// Ends a connection with a reset.
+pub(crate) fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+pub(crate) fn write_ints(stream: &mut TcpStream, numbers: impl IntoIterator<Item = i32>) {
+    let bytes: Vec<u8> = numbers.into_iter().flat_map(i32::to_be_bytes).collect();
+    stream.write_all(&bytes).unwrap();
+}
+
+pub(crate) fn read_ints(stream: &mut TcpStream, count: usize) -> Vec<i32> {
+    let mut bytes = vec![0; 4 * count];
+    stream.read_exact(&mut bytes).unwrap();
+    ints(&bytes)
+}
+
+/// All numbers up to the end of the stream.
+pub(crate) fn rest_of_ints(stream: &mut TcpStream) -> Vec<i32> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    ints(&bytes)
+}
+
+pub(crate) fn ints(bytes: &[u8]) -> Vec<i32> {
+    let (numbers, rest) = bytes.as_chunks();
+    assert!(rest.is_empty(), "{} bytes too many", rest.len());
+    numbers.iter().map(|bytes| i32::from_be_bytes(*bytes)).collect()
+}
+
+pub(crate) fn end_output(stream: &TcpStream) {
+    stream.shutdown(Shutdown::Write).unwrap();
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// The smallest executor there is.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        thread::park();
+    }
+}
+
+/// Drives many futures on one thread; the outputs in the order of the futures.
+pub(crate) fn block_on_all<F: Future + Unpin>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut open: VecDeque<(usize, F)> = futures.into_iter().enumerate().collect();
+    let mut outputs: Vec<Option<F::Output>> = open.iter().map(|_| None).collect();
+    block_on(std::future::poll_fn(|context| {
+        open.retain_mut(|(index, future)| match std::pin::Pin::new(future).poll(context) {
+            Poll::Ready(output) => {
+                outputs[*index] = Some(output);
+                false
+            }
+            Poll::Pending => true,
+        });
+        if open.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    }));
+    outputs.into_iter().map(|output| output.expect("each was driven to its end")).collect()
+}
