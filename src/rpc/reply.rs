@@ -34,14 +34,12 @@ pub(super) enum Answer<R> {
 }
 
 /// Where a reply leaves its response as long as its service is being called.
-pub(super) struct Slot<R>(UnsafeCell<SlotState<R>>);
-
-struct SlotState<R> {
-    /// The request that is being served.
-    ticket: u64,
-    answer: Answer<R>,
+pub(super) struct Slot<R> {
+    /// The request whose reply may leave something here.
+    ticket: Cell<u64>,
+    answer: UnsafeCell<Answer<R>>,
     /// The reply's link, given back, so that the next one need not count references.
-    later: Option<Arc<Later<R>>>,
+    later: Cell<Option<Arc<Later<R>>>>,
 }
 
 /// Where replies go that were not sent while the service was being called.
@@ -84,7 +82,7 @@ pub(super) struct Dispatch<'a, R> {
 
 impl<R> Slot<R> {
     pub(super) fn new() -> Self {
-        Slot(UnsafeCell::new(SlotState { ticket: NO_TICKET, answer: Answer::Later, later: None }))
+        Slot { ticket: Cell::new(NO_TICKET), answer: UnsafeCell::new(Answer::Later), later: Cell::new(None) }
     }
 }
 
@@ -95,33 +93,49 @@ impl<'a, R> Dispatch<'a, R> {
     }
 
     /// Makes the reply of the request with this ticket, calls the service with it, and says what came of it. Tickets must
-    /// not repeat within a connection.
+    /// not repeat within a connection. The answer stays where it is, for a large response is best encoded there; what is
+    /// not taken is dropped before the next request.
     #[inline]
     pub(super) fn serve(
         &mut self,
         ticket: u64,
         later: &Arc<Later<R>>,
         serve: impl FnOnce(Reply<R>),
-    ) -> Answer<R> {
-        // SAFETY: the slot is this dispatch's own, on this thread, and no reference into it outlives a call: `Reply` makes
-        // one only inside `leave`, which returns before anything else runs.
-        let state = unsafe { &mut *self.slot.0.get() };
-        state.ticket = ticket;
-        let link = state.later.take().unwrap_or_else(|| later.clone());
+    ) -> &mut Answer<R> {
+        self.answer().clear();
+        self.slot.ticket.set(ticket);
+        let link = self.slot.later.take().unwrap_or_else(|| later.clone());
         serve(Reply { later: Some(link), ticket, dispatch: self.number, slot: self.slot });
-        // SAFETY: as above; the reference from before the call is not used any more.
-        let state = unsafe { &mut *self.slot.0.get() };
-        let answer = std::mem::replace(&mut state.answer, Answer::Later);
-        if matches!(answer, Answer::Later) {
-            // The reply lives on, and must find that its request is not the one that is being served any more.
-            state.ticket = NO_TICKET;
-        }
-        answer
+        // If the reply lives on, it must find that its request is not the one that is being served any more.
+        self.slot.ticket.set(NO_TICKET);
+        self.answer()
+    }
+
+    #[inline]
+    fn answer(&mut self) -> &mut Answer<R> {
+        // SAFETY: a slot has one dispatch at a time (both are the connection's handler's own), which is borrowed as long as
+        // this reference lives. A reply makes one only while `serve` calls the service, when there is none of these: at any
+        // other time no reply finds its ticket in the slot.
+        unsafe { &mut *self.slot.answer.get() }
+    }
+}
+
+impl<R> Answer<R> {
+    /// Leaves nothing behind.
+    #[inline]
+    fn clear(&mut self) {
+        self.take();
+    }
+
+    #[inline]
+    pub(super) fn take(&mut self) -> Self {
+        std::mem::replace(self, Answer::Later)
     }
 }
 
 impl<R> Drop for Dispatch<'_, R> {
     fn drop(&mut self) {
+        self.answer().clear();
         CURRENT.set(self.outer);
     }
 }
@@ -130,59 +144,59 @@ impl<R> Reply<R> {
     /// Sends the response. If the connection has ended, it goes nowhere.
     #[inline]
     pub fn send(mut self, response: R) {
-        match self.leave(Some(response)) {
-            Some(response) => self.send_later(response),
-            // Its link is in the slot now, so that nothing is left to drop; the compiler does not see that by itself.
-            None => std::mem::forget(self),
-        }
+        self.answer(Some(response));
+        // Nothing is left to drop; the compiler does not see that by itself.
+        std::mem::forget(self);
     }
 
-    /// Leaves the response in the slot, if this request is the one that is being served on this thread.
+    /// Takes the link, with which the right to answer is gone.
     #[inline]
-    fn leave(&mut self, response: Option<R>) -> Option<Option<R>> {
-        if CURRENT.get() != self.dispatch {
-            return Some(response);
+    fn answer(&mut self, response: Option<R>) {
+        let Some(later) = self.later.take() else { return };
+        if !self.is_being_served() {
+            return later.answer(self.ticket, response);
         }
-        // SAFETY: the dispatch with this number, of which there is one, is going on on this very thread (it sets `CURRENT` and
-        // restores it when it is dropped, before its slot can be).
+        // SAFETY: as the request is being served, its slot is there.
         let slot = unsafe { &*self.slot };
-        // SAFETY: nobody else has a reference into the slot: other threads fail the comparison, and `Dispatch::serve` does
-        // not touch its own across the service's call.
-        let state = unsafe { &mut *slot.0.get() };
-        if state.ticket != self.ticket {
-            return Some(response);
-        }
-        state.answer = response.map_or(Answer::Dropped, Answer::Now);
-        state.later = self.later.take();
-        None
+        // SAFETY: the slot is used on this thread only, and nobody has a reference to the answer: the dispatch has none while
+        // it calls the service, outside of which no ticket is there.
+        unsafe { *slot.answer.get() = response.map_or(Answer::Dropped, Answer::Now) };
+        // The dispatch has taken the one that was there, so that nothing is to be dropped here either.
+        std::mem::forget(slot.later.replace(Some(later)));
     }
 
-    #[cold]
-    fn send_later(&mut self, response: Option<R>) {
-        if let Some(later) = self.later.take() {
-            later.done.lock().push((self.ticket, response));
-            // If the connection has ended, nobody waits for it.
-            let _ = later.handle.notify();
-        }
+    /// Whether this request is the one that is being served on this thread.
+    #[inline]
+    fn is_being_served(&self) -> bool {
+        // SAFETY: the dispatch with this number, of which there is one, is going on on this very thread: it sets `CURRENT` and
+        // restores it when it is dropped, before its slot can be.
+        CURRENT.get() == self.dispatch && unsafe { &*self.slot }.ticket.get() == self.ticket
     }
 }
 
 impl<R> Drop for Reply<R> {
     #[inline]
     fn drop(&mut self) {
-        if self.later.is_some() && self.leave(None).is_some() {
-            self.send_later(None);
-        }
+        self.answer(None);
     }
 }
 
 // SAFETY: a reply carries a response to another thread, hence the bound. Its pointer is followed only on the thread that made
-// it (see `leave`).
+// it (see `is_being_served`).
 unsafe impl<R: Send> Send for Reply<R> {}
 
 impl<R> Later<R> {
     pub(super) fn new(handle: Handle) -> Arc<Self> {
         Arc::new(Later { done: Mutex::new(Vec::new()), handle })
+    }
+
+    /// An answer from elsewhere, or `None` if there will be none. By value, so that a reply that is sent at once need not lie
+    /// in memory.
+    #[cold]
+    fn answer(self: Arc<Self>, ticket: u64, response: Option<R>) {
+        self.done.lock().push((ticket, response));
+        // If the connection has ended, nobody waits for it.
+        let _ = self.handle.notify();
     }
 
     /// Takes what was sent from elsewhere: tickets, and the responses if they were not dropped.

@@ -85,28 +85,31 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             next_ticket += 1;
             self.next_ticket = next_ticket;
             let answer = dispatch.serve(ticket, later, |reply| self.service.call(request, reply));
-            let response = match answer {
-                Answer::Now(response) => response,
+            match answer {
+                Answer::Now(_) => {}
                 Answer::Later => {
                     self.open.push(ticket, id);
                     open += 1;
                     continue;
                 }
                 Answer::Dropped => match self.service.substitute() {
-                    Some(response) => response,
+                    Some(response) => *answer = Answer::Now(response),
                     None if P::Correlation::KIND == CorrelationKind::Uncorrelated => continue,
                     None => {
                         self.open.push_gone(ticket);
                         return Err((bytes.len(), Broken));
                     }
                 },
-            };
+            }
             if open > 0
                 && let OpenRequests::InOrder(order) = &mut self.open
+                && let Answer::Now(response) = answer.take()
             {
                 order.push(ticket, Some(Turn::Ready(response)));
                 open += 1;
-            } else if P::Correlation::encode(&mut self.responses, id, &response, out).is_err() {
+            } else if let Answer::Now(response) = answer
+                && P::Correlation::encode(&mut self.responses, id, response, out).is_err()
+            {
                 return Err((bytes.len(), Broken));
             }
         }
