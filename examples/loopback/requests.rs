@@ -206,15 +206,22 @@ fn push<L: Load>(
     stop: &AtomicBool,
     pass_time: impl FnOnce(),
 ) -> Result<u64> {
-    let producers = plan.shape.producers;
+    let Shape { connections, producers, drive, .. } = plan.shape;
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
     thread::scope(|scope| {
         let start_thread = |thread: usize| {
-            scope.spawn(move || match plan.shape.drive {
-                Drive::Shared => push_shared(plan, &clients[thread % clients.len()], thread, stop),
-                _ => push_own(plan, clients, (thread..producers).step_by(options.reactors), stop),
+            let core = cores.get(thread % cores.len().max(1)).copied();
+            scope.spawn(move || {
+                if drive == Drive::Shared {
+                    return push_shared(plan, &clients[thread % connections], thread, stop);
+                }
+                // On the core of the reactor that takes what they push, in whose cache it still is then.
+                core.map(core_affinity::set_for_current);
+                let here = |producer: &usize| producer % connections % options.reactors == thread;
+                push_own(plan, clients, (0..producers).filter(here), stop)
             })
         };
-        let threads = if plan.shape.drive == Drive::Shared { producers } else { options.reactors };
+        let threads = if drive == Drive::Shared { producers } else { options.reactors };
         let threads: Vec<_> = (0..threads).map(start_thread).collect();
         pass_time();
         let sent = threads.into_iter().map(|thread| thread.join().expect("the thread does not panic"));

@@ -91,29 +91,32 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             let ticket = next_ticket;
             next_ticket += 1;
             let answer = dispatch.serve(ticket, |reply| self.service.call(request, reply));
-            let response = match answer {
-                Answer::Now(response) => response,
-                Answer::Later => {
-                    self.open.push(ticket, id);
+            if let Answer::Dropped = answer
+                && let Some(substitute) = self.service.substitute()
+            {
+                *answer = Answer::Now(substitute);
+            }
+            match (&mut *answer, &mut self.open) {
+                (Answer::Now(_), OpenRequests::InOrder(order)) if open > 0 => {
+                    if let Answer::Now(response) = std::mem::replace(answer, Answer::Later) {
+                        order.push(ticket, Some(Turn::Ready(response)));
+                    }
                     open += 1;
-                    continue;
                 }
-                Answer::Dropped => match self.service.substitute() {
-                    Some(response) => response,
-                    None if P::Correlation::KIND == CorrelationKind::Uncorrelated => continue,
-                    None => {
-                        self.open.push_gone(ticket);
+                (Answer::Now(response), _) => {
+                    if P::Correlation::encode(&mut self.responses, id, response, &mut buffer).is_err() {
                         break Err((bytes.len(), Broken));
                     }
-                },
-            };
-            if open > 0
-                && let OpenRequests::InOrder(order) = &mut self.open
-            {
-                order.push(ticket, Some(Turn::Ready(response)));
-                open += 1;
-            } else if P::Correlation::encode(&mut self.responses, id, &response, &mut buffer).is_err() {
-                break Err((bytes.len(), Broken));
+                }
+                (Answer::Later, requests) => {
+                    requests.push(ticket, id);
+                    open += 1;
+                }
+                (Answer::Dropped, _) if P::Correlation::KIND == CorrelationKind::Uncorrelated => {}
+                (Answer::Dropped, requests) => {
+                    requests.push_gone(ticket);
+                    break Err((bytes.len(), Broken));
+                }
             }
         };
         *out = buffer;
