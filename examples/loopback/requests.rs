@@ -27,6 +27,16 @@ pub(crate) enum Drive {
     Shared,
 }
 
+impl Drive {
+    fn name(self) -> &'static str {
+        match self {
+            Drive::Producers => "producers",
+            Drive::Reactor => "reactor",
+            Drive::Shared => "shared",
+        }
+    }
+}
+
 impl FromStr for Drive {
     type Err = String;
 
@@ -111,7 +121,8 @@ pub(crate) fn run<L: Load>(
 ) -> Result<()> {
     let medians = take_turns(options, |backend, slice| measure(options, plan, backend, slice, progress))?;
     for (backend, sample) in medians {
-        let row = Row::new(options, plan.name, plan.shape.connections, plan.size, backend);
+        let mut row = Row::new(options, plan.name, plan.shape.connections, plan.size, backend);
+        row.drive = Some(plan.shape.drive.name());
         report(row.measured(&sample));
     }
     Ok(())
