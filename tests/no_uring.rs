@@ -12,6 +12,10 @@ use std::time::Duration;
 use trochus::net::{Handler, Io};
 use trochus::{Backend, Runtime};
 
+#[cfg(feature = "tracing")]
+#[path = "support/subscriber.rs"]
+mod subscriber;
+
 /// In a child: the restriction to live under.
 const CASE: &str = "TROCHUS_NO_URING_CASE";
 /// In a child: the backend to ask for.
@@ -19,6 +23,8 @@ const ASKED: &str = "TROCHUS_NO_URING_ASKED";
 
 fn main() -> ExitCode {
     if let Ok(case) = std::env::var(CASE) {
+        #[cfg(feature = "tracing")]
+        subscriber::install();
         child(&case);
         return ExitCode::SUCCESS;
     }

@@ -27,6 +27,8 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
 pub(crate) fn run_as_child() -> Option<ExitCode> {
     let asked: Backend = std::env::var(ASKED).ok()?.parse().expect("a backend's name");
     #[cfg(target_os = "linux")]
+    #[cfg(feature = "tracing")]
+    crate::subscriber::install();
     if std::env::var_os(FORBIDDEN).is_some() {
         crate::seccomp::forbid_io_uring().expect("a filter for system calls");
     }

@@ -6,6 +6,10 @@
 //! descriptors can be counted only while nothing else runs. It needs no file but itself, a writable `/tmp` and the
 //! loopback interface, so that it can be the only program of a machine.
 
+#[cfg(feature = "tracing")]
+#[path = "../support/subscriber.rs"]
+mod subscriber;
+
 mod accounts;
 mod addresses;
 mod backends;
