@@ -7,7 +7,7 @@ use crate::pattern::Pattern;
 use crate::report::{Progress, Report};
 use crate::requests::{Drive, Plan, Shape, run};
 use crate::{Result, requests};
-use trochus::codec::{FixedSize, Int32, Records};
+use trochus::codec::{Decode, DecodeError, Decoded, Encode, EncodeError, Int32};
 use trochus::rpc::Reply;
 
 pub(crate) const ECHO4: Experiment = Experiment {
@@ -46,8 +46,8 @@ fn echo4_shared(options: &Options, progress: &mut Progress, report: Report<'_>) 
 }
 
 fn echo276(options: &Options, progress: &mut Progress, report: Report<'_>) -> Result<()> {
-    let load = RecordLoad(Pattern::new());
-    run(options, &Plan::new(ECHO276.name, load, Record::SIZE, ECHO276_SHAPE, options)?, progress, report)
+    let load = Records(Pattern::new());
+    run(options, &Plan::new(ECHO276.name, load, RECORD_BYTES, ECHO276_SHAPE, options)?, progress, report)
 }
 
 const ECHO4_SHAPE: Shape = Shape {
@@ -111,63 +111,84 @@ impl Load for Numbers {
     }
 }
 
-/// The struct of `echo276`.
-#[derive(Clone, Debug)]
-struct Record {
+/// The struct of `echo276`: as it is sent, with the content its own, and as it is received, with the content where it lies.
+#[derive(Clone, Copy, Debug)]
+struct Record<B> {
     producer: i32,
     number: i64,
     check: i64,
-    content: [u8; CONTENT_BYTES],
+    content: B,
 }
 
-const CONTENT_BYTES: usize = 256;
+type Content = [u8; 256];
+const RECORD_BYTES: usize = size_of::<i32>() + 2 * size_of::<i64>() + size_of::<Content>();
 
-impl FixedSize for Record {
-    const SIZE: usize = 4 + 8 + 8 + CONTENT_BYTES;
+/// The fields one after the other, integers in network byte order.
+#[derive(Clone, Copy, Debug)]
+struct RecordCodec;
+
+impl Decode for RecordCodec {
+    type Item<'a> = Record<&'a Content>;
+    type Owned = Record<Content>;
 
     #[inline]
-    fn write(&self, out: &mut [u8]) {
-        out[..4].copy_from_slice(&self.producer.to_be_bytes());
-        out[4..12].copy_from_slice(&self.number.to_be_bytes());
-        out[12..20].copy_from_slice(&self.check.to_be_bytes());
-        out[20..].copy_from_slice(&self.content);
+    fn decode<'a>(&mut self, input: &'a [u8]) -> Result<Decoded<Record<&'a Content>>, DecodeError> {
+        let Some(bytes) = input.first_chunk::<RECORD_BYTES>() else {
+            return Ok(Decoded::NeedMore { at_least: RECORD_BYTES - input.len() });
+        };
+        let (integers, content) = bytes.split_last_chunk().expect("a record is longer than its content");
+        let (producer, rest) = integers.split_first_chunk().expect("there are 20 bytes");
+        let (number, check) = rest.split_first_chunk().expect("there are 16 bytes");
+        let item = Record {
+            producer: i32::from_be_bytes(*producer),
+            number: i64::from_be_bytes(*number),
+            check: i64::from_be_bytes(check.try_into().expect("there are 8 bytes")),
+            content,
+        };
+        Ok(Decoded::Item { item, consumed: RECORD_BYTES })
     }
 
     #[inline]
-    fn read(bytes: &[u8]) -> Option<Self> {
-        let (producer, rest) = bytes.split_first_chunk()?;
-        let (number, rest) = rest.split_first_chunk()?;
-        let (check, content) = rest.split_first_chunk()?;
-        Some(Record {
-            producer: i32::from_be_bytes(*producer),
-            number: i64::from_be_bytes(*number),
-            check: i64::from_be_bytes(*check),
-            content: content.try_into().ok()?,
-        })
+    fn into_owned(item: Record<&Content>) -> Record<Content> {
+        let Record { producer, number, check, content } = item;
+        Record { producer, number, check, content: *content }
+    }
+}
+
+impl Encode<Record<Content>> for RecordCodec {
+    #[inline]
+    fn encode(&mut self, item: &Record<Content>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        out.reserve(RECORD_BYTES);
+        out.extend_from_slice(&item.producer.to_be_bytes());
+        out.extend_from_slice(&item.number.to_be_bytes());
+        out.extend_from_slice(&item.check.to_be_bytes());
+        out.extend_from_slice(&item.content);
+        Ok(())
     }
 }
 
 #[derive(Clone, Debug)]
-struct RecordLoad(Pattern);
+struct Records(Pattern);
 
-impl RecordLoad {
+impl Records {
     /// Differs from one record to the next, and from one producer to the other.
     #[inline]
-    fn content(&self, producer: u32, number: u64) -> &[u8; CONTENT_BYTES] {
-        let position = number.wrapping_mul(CONTENT_BYTES as u64).wrapping_add(u64::from(producer) * 977);
-        self.0.bytes(position, CONTENT_BYTES).try_into().expect("the slice is as long as the array")
+    fn content(&self, producer: u32, number: u64) -> &Content {
+        let position =
+            number.wrapping_mul(size_of::<Content>() as u64).wrapping_add(u64::from(producer) * 977);
+        self.0.bytes(position, size_of::<Content>()).try_into().expect("the slice is as long as the array")
     }
 }
 
-impl Load for RecordLoad {
-    type Protocol = Records<Record>;
+impl Load for Records {
+    type Protocol = RecordCodec;
 
-    fn protocol(&self) -> Records<Record> {
-        Records::new()
+    fn protocol(&self) -> RecordCodec {
+        RecordCodec
     }
 
     #[inline]
-    fn request(&self, producer: u32, number: u64) -> Record {
+    fn request(&self, producer: u32, number: u64) -> Record<Content> {
         Record {
             producer: producer as i32,
             number: number as i64,
@@ -177,20 +198,20 @@ impl Load for RecordLoad {
     }
 
     #[inline]
-    fn serve(request: Record, reply: Reply<Record>) {
-        reply.send(request);
+    fn serve(request: Record<&Content>, reply: Reply<Record<Content>>) {
+        reply.send(RecordCodec::into_owned(request));
     }
 
     #[inline]
-    fn producer(response: &Record) -> u32 {
+    fn producer(response: &Record<&Content>) -> u32 {
         response.producer as u32
     }
 
     #[inline]
-    fn is_right(&self, producer: u32, number: u64, response: &Record) -> bool {
+    fn is_right(&self, producer: u32, number: u64, response: &Record<&Content>) -> bool {
         response.producer == producer as i32
             && response.number == number as i64
             && response.check == !(number as i64)
-            && response.content == *self.content(producer, number)
+            && response.content == self.content(producer, number)
     }
 }

@@ -42,7 +42,7 @@ struct Object {
 #[derive(Clone, Copy, Debug)]
 struct Objects;
 
-const TEXT: &str = "The quick brown fox jumps over the lazy dog; \"the five boxing wizards\" jump quickly.";
+const TEXT: &str = "The quick brown fox jumps over the lazy dog, and the five boxing wizards jump quickly.";
 
 /// Pieces of the text, of 10 to 25 bytes.
 #[inline]

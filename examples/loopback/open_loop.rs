@@ -35,7 +35,8 @@ fn run(options: &Options, progress: &mut Progress, report: Report<'_>) -> Result
             measure(options, backend, &pattern, connections, rate, slice, progress)
         })?;
         for (backend, sample) in medians {
-            let row = Row::new(options, LATENCY.name, connections, Message::SIZE, backend);
+            let mut row = Row::new(options, LATENCY.name, connections, Message::SIZE, backend);
+            row.target_per_s = Some(f64::from(rate));
             report(row.measured(&sample));
         }
     }

@@ -22,6 +22,10 @@ pub(crate) struct Row {
     /// Bytes of a write, or of a message.
     pub(crate) size: usize,
     pub(crate) busy_poll: &'static str,
+    /// Who made the requests, where that can be chosen.
+    pub(crate) drive: Option<&'static str>,
+    /// Messages that were to be sent a second, where that is given.
+    pub(crate) target_per_s: Option<f64>,
     pub(crate) messages_per_s: Option<f64>,
     pub(crate) gbit_per_s: Option<f64>,
     pub(crate) p50_us: Option<f64>,
@@ -51,6 +55,8 @@ impl Row {
             connections,
             size,
             busy_poll: options.busy_poll_name(),
+            drive: None,
+            target_per_s: None,
             messages_per_s: None,
             gbit_per_s: None,
             p50_us: None,

@@ -27,6 +27,16 @@ pub(crate) enum Drive {
     Shared,
 }
 
+impl Drive {
+    fn name(self) -> &'static str {
+        match self {
+            Drive::Producers => "producers",
+            Drive::Reactor => "reactor",
+            Drive::Shared => "shared",
+        }
+    }
+}
+
 impl FromStr for Drive {
     type Err = String;
 
@@ -111,7 +121,8 @@ pub(crate) fn run<L: Load>(
 ) -> Result<()> {
     let medians = take_turns(options, |backend, slice| measure(options, plan, backend, slice, progress))?;
     for (backend, sample) in medians {
-        let row = Row::new(options, plan.name, plan.shape.connections, plan.size, backend);
+        let mut row = Row::new(options, plan.name, plan.shape.connections, plan.size, backend);
+        row.drive = Some(plan.shape.drive.name());
         report(row.measured(&sample));
     }
     Ok(())
@@ -206,15 +217,22 @@ fn push<L: Load>(
     stop: &AtomicBool,
     pass_time: impl FnOnce(),
 ) -> Result<u64> {
-    let producers = plan.shape.producers;
+    let Shape { connections, producers, drive, .. } = plan.shape;
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
     thread::scope(|scope| {
         let start_thread = |thread: usize| {
-            scope.spawn(move || match plan.shape.drive {
-                Drive::Shared => push_shared(plan, &clients[thread % clients.len()], thread, stop),
-                _ => push_own(plan, clients, (thread..producers).step_by(options.reactors), stop),
+            let core = cores.get(thread % cores.len().max(1)).copied();
+            scope.spawn(move || {
+                if drive == Drive::Shared {
+                    return push_shared(plan, &clients[thread % connections], thread, stop);
+                }
+                // On the core of the reactor that takes what they push, in whose cache it still is then.
+                core.map(core_affinity::set_for_current);
+                let here = |producer: &usize| producer % connections % options.reactors == thread;
+                push_own(plan, clients, (0..producers).filter(here), stop)
             })
         };
-        let threads = if plan.shape.drive == Drive::Shared { producers } else { options.reactors };
+        let threads = if drive == Drive::Shared { producers } else { options.reactors };
         let threads: Vec<_> = (0..threads).map(start_thread).collect();
         pass_time();
         let sent = threads.into_iter().map(|thread| thread.join().expect("the thread does not panic"));

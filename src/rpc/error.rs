@@ -73,8 +73,8 @@ pub struct Unfinished {
 
 impl Unfinished {
     /// Requests that were sent and have no response; each may have been executed. Those that were pushed count on every
-    /// connection that the client had, calls only on the last: an earlier one has told its caller. For protocols without
-    /// correlation this is not known, and 0.
+    /// connection that the client had; calls only on the last, and only those that somebody waited for: any other has told
+    /// its caller, or was given up. For protocols without correlation this is not known, and 0.
     pub fn unanswered(&self) -> u64 {
         self.unanswered
     }

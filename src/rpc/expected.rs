@@ -68,12 +68,24 @@ impl<Res> Expected<Res> {
         }
     }
 
+    /// Requests in flight whose responses somebody waits for.
+    pub(super) fn awaited_requests(&self) -> u64 {
+        let calls = match self {
+            Expected::InOrder { next, .. } => next.iter().filter(|next| next.is_wanted_call()).count(),
+            Expected::ById { calls, .. } => calls.iter().filter(|(_, (_, call))| call.is_wanted()).count(),
+            Expected::Uncorrelated => 0,
+        };
+        self.streamed_requests() + calls as u64
+    }
+
     /// Whether a response may come that somebody waits for.
     pub(super) fn is_awaited(&self) -> bool {
         match self {
-            Expected::InOrder { next, tail } => *tail > 0 || next.iter().any(Next::is_wanted),
+            Expected::InOrder { next, tail } => {
+                *tail > 0 || next.iter().any(|next| next.streamed() > 0 || next.is_wanted_call())
+            }
             Expected::ById { calls, streamed, .. } => {
-                *streamed > 0 || calls.iter().any(|(_, (_, promise))| promise.is_wanted())
+                *streamed > 0 || calls.iter().any(|(_, (_, call))| call.is_wanted())
             }
             Expected::Uncorrelated => true,
         }
@@ -200,11 +212,8 @@ impl<Res> Next<Res> {
         }
     }
 
-    fn is_wanted(&self) -> bool {
-        match self {
-            Next::Streamed(_) => true,
-            Next::Call(promise) => promise.is_wanted(),
-        }
+    fn is_wanted_call(&self) -> bool {
+        matches!(self, Next::Call(promise) if promise.is_wanted())
     }
 
     fn requests(&self) -> u64 {

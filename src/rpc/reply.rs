@@ -121,44 +121,41 @@ impl<'a, R> Dispatch<'a, R> {
     }
 
     /// Makes the reply of the request with this ticket, calls the service with it, and says what came of it. Tickets must
-    /// not repeat within a connection.
+    /// not repeat within a connection. The answer stays where it is, for a large response is best encoded there; what is
+    /// not taken is dropped before the next request.
     #[inline]
-    pub(super) fn serve(&mut self, ticket: u64, serve: impl FnOnce(Reply<R>)) -> Answer<R> {
-        self.set(ticket);
-        let serving = Serving(self);
-        serve(Reply { later: self.slot.spare.get(), ticket, dispatch: self.number, slot: self.slot });
-        let answer = serving.0.conclude();
-        std::mem::forget(serving);
-        answer
-    }
-
-    /// Takes the answer. If there is none, the reply has left and took the spare reference with it.
-    #[inline]
-    fn conclude(&self) -> Answer<R> {
-        let answer = self.set(NOBODY);
-        if let Answer::Later = answer {
-            self.slot.replace_spare(self.later);
-        }
-        answer
-    }
-
-    /// Changes whose answer is waited for, and takes the one that is there.
-    #[inline]
-    fn set(&self, ticket: u64) -> Answer<R> {
-        // SAFETY: the slot is this dispatch's own, on this thread, and no reference into it is alive: this one and that of
-        // `Reply::leave` end before anything else runs.
-        let state = unsafe { &mut *self.slot.state.get() };
+    pub(super) fn serve(&mut self, ticket: u64, serve: impl FnOnce(Reply<R>)) -> &mut Answer<R> {
+        let state = self.state();
+        state.answer = Answer::Later;
         state.ticket = ticket;
-        std::mem::replace(&mut state.answer, Answer::Later)
+        let reply = Reply { later: self.slot.spare.get(), ticket, dispatch: self.number, slot: self.slot };
+        let serving = Serving(self);
+        serve(reply);
+        drop(serving);
+        &mut self.state().answer
+    }
+
+    #[inline]
+    fn state(&mut self) -> &mut SlotState<R> {
+        // SAFETY: the slot has one dispatch, on this thread, which is borrowed as long as this reference lives. A reply makes
+        // a reference of its own only while `serve` calls the service, when there is none of these: at any other time no
+        // reply finds its ticket in the slot.
+        unsafe { &mut *self.slot.state.get() }
     }
 }
 
-/// A service is being called. Should it panic, the reply may have left before that.
-struct Serving<'d, 'a, R>(&'d Dispatch<'a, R>);
+/// A service is being called. Ends when it returns, and also when it panics.
+struct Serving<'d, 'a, R>(&'d mut Dispatch<'a, R>);
 
 impl<R> Drop for Serving<'_, '_, R> {
+    #[inline]
     fn drop(&mut self) {
-        drop(self.0.conclude());
+        let state = self.0.state();
+        state.ticket = NOBODY;
+        if let Answer::Later = state.answer {
+            // The reply has left, and took the spare reference with it.
+            self.0.slot.replace_spare(self.0.later);
+        }
     }
 }
 
@@ -267,9 +264,9 @@ mod tests {
         done
     }
 
-    fn now(answer: Answer<Text>) -> Option<Text> {
+    fn now(answer: &mut Answer<Text>) -> Option<Text> {
         match answer {
-            Answer::Now(response) => Some(response),
+            Answer::Now(response) => Some(response.clone()),
             Answer::Later | Answer::Dropped => None,
         }
     }
@@ -353,7 +350,8 @@ mod tests {
         let mut kept = None;
         Dispatch::begin(&slot, &later).serve(7, |reply| kept = Some(reply));
         // The same ticket in the same slot, as if another connection's.
-        let answer = Dispatch::begin(&slot, &later).serve(7, |reply| {
+        let mut dispatch = Dispatch::begin(&slot, &later);
+        let answer = dispatch.serve(7, |reply| {
             kept.take().unwrap().send("old".to_owned());
             reply.send("new".to_owned());
         });
@@ -401,7 +399,8 @@ mod tests {
         });
         assert!(catch_unwind(serving).is_err());
         assert_eq!(CURRENT.get(), 0);
-        let answer = Dispatch::begin(&slot, &later).serve(1, |reply| reply.send("next".to_owned()));
+        let mut dispatch = Dispatch::begin(&slot, &later);
+        let answer = dispatch.serve(1, |reply| reply.send("next".to_owned()));
         assert_eq!(now(answer), Some("next".to_owned()));
     }
 

@@ -110,7 +110,7 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
 
     /// No response will come any more.
     fn lose(&mut self, reason: &Arc<str>) {
-        self.unanswered += self.expected.requests();
+        self.unanswered += self.expected.awaited_requests();
         self.unanswered_pushed += self.expected.streamed_requests();
         self.expected.lose(reason);
     }

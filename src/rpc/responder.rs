@@ -33,6 +33,10 @@ enum OpenRequests<P: Protocol> {
     AnyOrder(HashMap<u64, <P::Correlation as Correlation>::Id>),
 }
 
+/// Responses up to this many bytes are taken out of the reply's slot, for then the compiler keeps them in registers; larger
+/// ones are encoded where they lie.
+const IN_REGISTERS: usize = 16;
+
 /// Something made going on impossible; what came before is still answered.
 struct Broken;
 
@@ -90,30 +94,36 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             consumed += taken;
             let ticket = next_ticket;
             next_ticket += 1;
-            let answer = dispatch.serve(ticket, |reply| self.service.call(request, reply));
-            let response = match answer {
-                Answer::Now(response) => response,
-                Answer::Later => {
-                    self.open.push(ticket, id);
-                    open += 1;
-                    continue;
-                }
-                Answer::Dropped => match self.service.substitute() {
-                    Some(response) => response,
-                    None if P::Correlation::KIND == CorrelationKind::Uncorrelated => continue,
-                    None => {
-                        self.open.push_gone(ticket);
+            let mut answer = dispatch.serve(ticket, |reply| self.service.call(request, reply));
+            let mut small;
+            if const { size_of::<Response<P>>() <= IN_REGISTERS } {
+                small = std::mem::replace(answer, Answer::Later);
+                answer = &mut small;
+            }
+            let waits = open > 0 && P::Correlation::KIND == CorrelationKind::InOrder;
+            if let Answer::Dropped = answer
+                && let Some(substitute) = self.service.substitute()
+            {
+                *answer = Answer::Now(substitute);
+            }
+            match answer {
+                Answer::Now(response) if !waits => {
+                    if P::Correlation::encode(&mut self.responses, id, response, &mut buffer).is_err() {
                         break Err((bytes.len(), Broken));
                     }
-                },
-            };
-            if open > 0
-                && let OpenRequests::InOrder(order) = &mut self.open
-            {
-                order.push(ticket, Some(Turn::Ready(response)));
-                open += 1;
-            } else if P::Correlation::encode(&mut self.responses, id, &response, &mut buffer).is_err() {
-                break Err((bytes.len(), Broken));
+                }
+                Answer::Dropped if P::Correlation::KIND == CorrelationKind::Uncorrelated => {}
+                Answer::Dropped => {
+                    self.open.push_gone(ticket);
+                    break Err((bytes.len(), Broken));
+                }
+                answer => {
+                    match std::mem::replace(answer, Answer::Later) {
+                        Answer::Now(response) => self.open.push_ready(ticket, response),
+                        _ => self.open.push(ticket, id),
+                    }
+                    open += 1;
+                }
             }
         };
         *out = buffer;
@@ -250,6 +260,13 @@ impl<P: Protocol> OpenRequests<P> {
             OpenRequests::AnyOrder(ids) => {
                 ids.insert(ticket, id);
             }
+        }
+    }
+
+    /// A response that waits for those before it.
+    fn push_ready(&mut self, ticket: u64, response: Response<P>) {
+        if let OpenRequests::InOrder(order) = self {
+            order.push(ticket, Some(Turn::Ready(response)));
         }
     }
 

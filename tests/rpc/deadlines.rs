@@ -154,10 +154,10 @@ fn closing_does_not_wait_for_calls_that_were_given_up() {
                 let closing = std::thread::spawn(move || closing.close());
                 eventually("it closes", || client.batcher().is_closed());
                 drop(call);
-                assert_eq!(closing.join().unwrap().unwrap_err().unanswered(), 1);
+                closing.join().unwrap().unwrap();
             } else {
                 drop(call);
-                assert_eq!(closing.close().unwrap_err().unanswered(), 1);
+                closing.close().unwrap();
             }
         }
     });

@@ -1,0 +1,92 @@
+//! A streamed request and its response allocate nothing. In a program of its own, since it counts every allocation.
+
+#![allow(unsafe_code)] // a global allocator is an unsafe trait
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use trochus::codec::{Int32, Protocol};
+use trochus::rpc::{Client, ClientOptions, Reply, Server};
+use trochus::{Backend, Runtime};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call goes to the system's allocator, which keeps the contract.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise about `layout` is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: `block` came from `System` with this layout.
+        unsafe { System.dealloc(block, layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: `block` came from `System` with this layout.
+        unsafe { System.realloc(block, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const WARM_UP: usize = 1_000_000;
+const MESSAGES: usize = 2_000_000;
+
+/// Allocations during `MESSAGES` round trips behind the warm-up.
+fn count<P>(backend: Backend, protocol: P) -> usize
+where
+    P: Protocol<RequestCodec = Int32, ResponseCodec = Int32> + Sync,
+{
+    let runtime = Runtime::builder().backend(backend).reactors(2).build().unwrap();
+    let service = |n: i32, reply: Reply<i32>| reply.send(n);
+    let server = Server::bind(&runtime, "127.0.0.1:0", protocol.clone(), service).unwrap();
+    let answered = Arc::new(AtomicUsize::new(0));
+    let counter = answered.clone();
+    let callback = move |_: i32| {
+        counter.fetch_add(1, Ordering::Release);
+    };
+    let options = ClientOptions::new();
+    let client = Client::connect_with(&runtime, &options, server.local_addr(), protocol, callback).unwrap();
+    let mut requests = client.producer();
+    let mut stream = |messages: usize, total: usize| {
+        // A lane this full makes the producer wait and park, which must be free as well.
+        (0..messages).for_each(|n| requests.push(n as i32).unwrap());
+        while answered.load(Ordering::Acquire) < total {
+            thread::yield_now();
+        }
+    };
+    stream(WARM_UP, WARM_UP);
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    assert!(before > 0, "the allocator counts");
+    stream(MESSAGES, WARM_UP + MESSAGES);
+    let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    drop(requests);
+    client.close().unwrap();
+    allocations
+}
+
+#[test]
+fn the_streamed_path_allocates_nothing() {
+    for backend in Backend::available() {
+        for (matching, allocations) in [
+            ("in order", count(backend, Int32)),
+            ("by id", count(backend, Int32.by_id())),
+            ("uncorrelated", count(backend, Int32.uncorrelated())),
+        ] {
+            println!("{backend}, {matching}: {allocations} allocations for {MESSAGES} messages");
+            // A buffer may reach its last size behind the warm-up, when a turn is larger than any before.
+            assert!(
+                allocations <= 64,
+                "{backend}, {matching}: {allocations} allocations for {MESSAGES} messages"
+            );
+        }
+    }
+}
