@@ -155,7 +155,7 @@ fn start(builder: ReactorBuilder, index: usize, core: Option<CoreId>) -> Result<
             // Where the system does not pin (Apple Silicon), the reactor runs wherever it is put.
             core_affinity::set_for_current(core);
         }
-        let mut reactor = match builder.build() {
+        let mut reactor = match builder.build_alone() {
             Ok(reactor) => reactor,
             Err(error) => {
                 let _ = send.send(Err(error));

@@ -51,7 +51,15 @@ impl ReactorBuilder {
     }
 
     /// The reactor, on this thread.
+    ///
+    /// Its descriptor can be watched by an outer selector. For that, a ring does without
+    /// [`DeferTaskRun`](UringFeature::DeferTaskRun): while the kernel defers completion work, a selector is not told of all of it.
     pub fn build(&self) -> Result<Reactor> {
+        self.clone().without(UringFeature::DeferTaskRun).build_alone()
+    }
+
+    /// A reactor that nothing but its own loop waits for.
+    pub(crate) fn build_alone(&self) -> Result<Reactor> {
         self.check()?;
         Ok(self.build_over(driver::choose(self.choice, &self.pool)?))
     }

@@ -159,10 +159,11 @@ impl Uring {
     pub(crate) fn wait(&mut self, timeout: Option<Duration>, into: &mut Vec<Completion>) -> io::Result<()> {
         self.pool.publish();
         self.stats.enters += 1;
+        // Before, not behind: what arrives from here on is either reaped now or keeps the descriptor readable. The kernel
+        // signals only when its list of waiting work was empty, so a signal taken too late would be the last one.
+        self.bell.clear_outside();
         self.ring.enter(timeout)?;
         self.reap(into);
-        // Whatever it announced was reaped, or shows in `has_work`.
-        self.bell.clear_outside();
         self.stats.completion_overflows = u64::from(self.ring.overflows());
         Ok(())
     }
