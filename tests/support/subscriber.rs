@@ -5,7 +5,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Metadata, Subscriber, span};
 
 /// Prints events.
-pub fn install() {
+pub(crate) fn install() {
     tracing::subscriber::set_global_default(Printer).expect("this process has no other subscriber");
 }
 
