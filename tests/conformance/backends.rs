@@ -26,9 +26,9 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
 /// Builds a runtime, says what came of it, and ends the process; `None` in a process that is no such child.
 pub(crate) fn run_as_child() -> Option<ExitCode> {
     let asked: Backend = std::env::var(ASKED).ok()?.parse().expect("a backend's name");
-    #[cfg(target_os = "linux")]
     #[cfg(feature = "tracing")]
     crate::subscriber::install();
+    #[cfg(target_os = "linux")]
     if std::env::var_os(FORBIDDEN).is_some() {
         crate::seccomp::forbid_io_uring().expect("a filter for system calls");
     }
