@@ -75,7 +75,9 @@ package() {
         cd "target/package/$crate"
         export CARGO_TARGET_DIR=$scratch/package-target
         local patch="patch.crates-io.trochus-fallback.path=\"${fallback%/}\""
-        cargo "$action" --quiet --config "$patch" --lib --tests --examples
+        # The tests run the examples as a user would, and `cargo test --examples` would build them as tests.
+        [ "$action" = check ] || cargo build --quiet --config "$patch" --examples
+        cargo "$action" --quiet --config "$patch" --lib --tests $([ "$action" = test ] || echo --examples)
         cd "$fallback"
         cargo "$action" --quiet --lib --tests
     )
