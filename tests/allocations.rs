@@ -1,8 +1,6 @@
 //! In steady state, moving messages allocates nothing. In a program of its own, because the allocator is the whole
 //! process'.
-#![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Barrier;
@@ -11,32 +9,10 @@ use std::time::Duration;
 use trochus::net::{Address, Handler, Io};
 use trochus::{Backend, Runtime};
 
-struct Counting;
+#[path = "support/counting.rs"]
+mod counting;
 
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: every call is passed on as it is to the system's allocator, which keeps the contract.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise, and all memory is the system allocator's.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise, and all memory is the system allocator's.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use counting::allocations;
 
 struct Echo;
 
@@ -52,9 +28,9 @@ impl Handler for Echo {
 fn assert_settles(what: &str, backend: Backend, mut window: impl FnMut()) {
     let mut counts = Vec::with_capacity(50);
     while counts.len() < counts.capacity() {
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let before = allocations();
         window();
-        counts.push(ALLOCATIONS.load(Ordering::Relaxed) - before);
+        counts.push(allocations() - before);
         if counts.ends_with(&[0, 0, 0]) {
             return println!("{what} on {backend}: allocations per window {counts:?}");
         }

@@ -3,24 +3,18 @@
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
+#[path = "support/example.rs"]
+mod example;
+
+use example::example;
+
 /// How long anything may take that ought to be over at once.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Cargo builds the examples before the tests, beside the folder of the tests.
-fn example(name: &str) -> Command {
-    let mut path: PathBuf = std::env::current_exe().unwrap();
-    path.pop();
-    path.pop();
-    let path = path.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
-    assert!(path.exists(), "{} is not there: `cargo build --examples` makes it", path.display());
-    Command::new(path)
-}
 
 /// Ends a process that takes longer than it may, so that the test fails and does not hang.
 struct Watchdog {

@@ -1,22 +1,21 @@
 //! The request-response experiments of the `loopback` example, which check every response themselves.
 
 use serde_json::Value;
-use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+#[path = "support/example.rs"]
+mod example;
+
+use example::example;
+
 /// How long anything may take that ought to be over in seconds.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn loopback(arguments: &[&str]) -> Output {
-    let mut path: PathBuf = std::env::current_exe().unwrap();
-    path.pop();
-    path.pop();
-    let path = path.join("examples").join(format!("loopback{}", std::env::consts::EXE_SUFFIX));
-    assert!(path.exists(), "{} is not there: `cargo build --examples` makes it", path.display());
-    let process = Command::new(path).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let process = example("loopback").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let process = process.unwrap();
     let (_alive, gone) = mpsc::channel::<()>();
     let id = process.id().to_string();

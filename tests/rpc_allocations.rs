@@ -1,8 +1,5 @@
 //! A streamed request and its response allocate nothing. In a program of its own, since it counts every allocation.
 
-#![allow(unsafe_code)] // a global allocator is an unsafe trait
-
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -10,32 +7,10 @@ use trochus::codec::{Int32, Protocol};
 use trochus::rpc::{Client, ClientOptions, Reply, Server};
 use trochus::{Backend, Runtime};
 
-struct Counting;
+#[path = "support/counting.rs"]
+mod counting;
 
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator, which keeps the contract.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise about `layout` is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: `block` came from `System` with this layout.
-        unsafe { System.dealloc(block, layout) }
-    }
-
-    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: `block` came from `System` with this layout.
-        unsafe { System.realloc(block, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use counting::allocations;
 
 const WARM_UP: usize = 1_000_000;
 const MESSAGES: usize = 2_000_000;
@@ -64,10 +39,10 @@ where
         }
     };
     stream(WARM_UP, WARM_UP);
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = allocations();
     assert!(before > 0, "the allocator counts");
     stream(MESSAGES, WARM_UP + MESSAGES);
-    let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    let allocations = allocations() - before;
     drop(requests);
     client.close().unwrap();
     allocations

@@ -1,17 +1,11 @@
 //! Request-response with programs of others: the examples as a user runs them, and a client in another language.
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Output;
 
-/// Cargo builds the examples before the tests, beside the folder of the tests.
-fn example(name: &str) -> Command {
-    let mut path: PathBuf = std::env::current_exe().unwrap();
-    path.pop();
-    path.pop();
-    let path = path.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
-    assert!(path.exists(), "{} is not there: `cargo build --examples` makes it", path.display());
-    Command::new(path)
-}
+#[path = "support/example.rs"]
+mod example;
+
+use example::example;
 
 fn text(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
