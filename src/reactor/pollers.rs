@@ -10,6 +10,7 @@ use super::handler::Handler;
 use super::io::Io;
 use super::table::Id;
 use crate::batch;
+use crate::config::POLLED_OUTPUT_BYTES;
 
 /// Turns without anything to do before the reactor would sleep.
 const IDLE_TURNS: u8 = 2;
@@ -19,8 +20,10 @@ const LET_GO_TURNS: u8 = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Pollers {
-    /// Each with the turns in which it had nothing to do.
+    /// Each with how often in a row it had nothing to do.
     list: Vec<(Id, u8)>,
+    /// Whose turn it is.
+    next: usize,
 }
 
 impl Pollers {
@@ -31,20 +34,33 @@ impl Pollers {
 }
 
 impl Reactor {
+    /// Asks each of them, but goes on only in the next turn once they had enough to send: what they wrote is still in the
+    /// cache when the kernel takes it, and so is the same memory when the next ones write.
     pub(super) fn poll_handlers(&mut self) {
         self.pollers.list.extend(self.shared.new_pollers.drain(..).map(|id| (id, 0)));
         if self.pollers.list.is_empty() {
             return;
         }
         let mut list = std::mem::take(&mut self.pollers.list);
-        let mut tired = false;
-        list.retain_mut(|(id, idle)| {
+        let (mut next, mut tired, mut staged) = (self.pollers.next, false, 0);
+        for _ in 0..list.len() {
+            next = if next < list.len() { next } else { 0 };
+            let (id, idle) = &mut list[next];
             let found = self.ask(*id, |handler, io| handler.on_poll(io));
             *idle = if found { 0 } else { idle.saturating_add(1) };
             tired |= *idle >= LET_GO_TURNS;
-            self.is_open(*id)
-        });
+            staged += self.sendable_bytes(*id);
+            if self.is_open(*id) {
+                next += 1;
+            } else {
+                list.swap_remove(next);
+            }
+            if staged >= POLLED_OUTPUT_BYTES {
+                break;
+            }
+        }
         self.pollers.list = list;
+        self.pollers.next = next;
         if tired {
             self.retire(LET_GO_TURNS);
         }
@@ -88,6 +104,16 @@ impl Reactor {
             self.settle(id);
         }
         answer == Some(true)
+    }
+
+    /// Output of a connection that the kernel can have at once.
+    fn sendable_bytes(&self, id: Id) -> usize {
+        self.connections.get(id).map_or(
+            0,
+            |Connection { link, .. }| {
+                if link.sending == 0 { link.out.len() } else { 0 }
+            },
+        )
     }
 
     fn is_open(&self, id: Id) -> bool {

@@ -254,3 +254,51 @@ fn a_drain_at_any_moment_gives_everything_back() {
         assert_eq!(fate.opened, fate.closed.len());
     });
 }
+
+/// Writes as much as a turn sends of what is polled, each time it is asked.
+struct Pusher {
+    number: usize,
+    asked: Rc<RefCell<Vec<usize>>>,
+}
+
+impl Handler for Pusher {
+    fn on_open(&mut self, io: &mut Io<'_>) {
+        io.poll_me();
+    }
+
+    fn on_bytes(&mut self, _io: &mut Io<'_>, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+
+    fn on_poll(&mut self, io: &mut Io<'_>) -> bool {
+        self.asked.borrow_mut().push(self.number);
+        if io.pending() == 0 {
+            io.write(&[0; crate::config::POLLED_OUTPUT_BYTES]);
+        }
+        true
+    }
+}
+
+#[test]
+fn polled_handlers_with_much_to_send_take_turns() {
+    let mut rng = Rng::with_seed(1);
+    let (mut reactor, world) = reactor(1, &mut rng);
+    let asked = Rc::<RefCell<Vec<usize>>>::default();
+    for number in 0..5 {
+        world.borrow_mut().answering.push_back(Peer { echoes: true, ..Peer::default() });
+        let pusher = Pusher { number, asked: asked.clone() };
+        reactor.connect(&Address::Tcp(([127, 0, 0, 1], 9).into()), &StreamOptions::new(), pusher);
+    }
+    step_until(&mut reactor, |_| (0..5).all(|number| asked.borrow().contains(&number)));
+    asked.borrow_mut().clear();
+    (0..25).for_each(|_| reactor.step(Some(Duration::ZERO)).unwrap());
+    // Whoever cannot send at the moment does not keep the turn from the next one.
+    let asked = asked.borrow();
+    for number in 0..5 {
+        assert!(asked.iter().filter(|asked| **asked == number).count() >= 5, "{number} of {asked:?}");
+    }
+    assert!(
+        asked.len() < 125,
+        "some turns sent what there was and asked the others in the next one: {asked:?}"
+    );
+}
