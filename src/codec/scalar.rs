@@ -153,12 +153,12 @@ macro_rules! scalar {
 
             #[inline]
             fn write_be(self, out: &mut Vec<u8>) {
-                out.extend_from_slice(&self.to_be_bytes());
+                append(out, self.to_be_bytes());
             }
 
             #[inline]
             fn write_le(self, out: &mut Vec<u8>) {
-                out.extend_from_slice(&self.to_le_bytes());
+                append(out, self.to_le_bytes());
             }
 
             #[inline]
@@ -175,6 +175,24 @@ macro_rules! scalar {
 }
 
 scalar! { i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 }
+
+/// As `extend_from_slice`, but where there is room nothing has the vector's address: in a loop over many numbers the compiler
+/// keeps it in registers.
+#[inline]
+fn append<const N: usize>(out: &mut Vec<u8>, bytes: [u8; N]) {
+    if out.capacity() - out.len() >= N {
+        out.extend_from_slice(&bytes);
+    } else {
+        *out = append_to_full(std::mem::take(out), bytes);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn append_to_full<const N: usize>(mut out: Vec<u8>, bytes: [u8; N]) -> Vec<u8> {
+    out.extend_from_slice(&bytes);
+    out
+}
 
 /// Makes the room once, so that the loop is free of branches and the compiler turns it into vector instructions.
 #[inline]

@@ -3,6 +3,7 @@
 use super::Unfinished;
 use super::expected::{Expected, Recipient, streamed_id};
 use crate::codec::{Correlation, CorrelationKind, EncodeError, Protocol, Request, Response, ResponseRef};
+use std::mem::ManuallyDrop;
 
 /// The client's side of one connection, on the reactor: gets the responses of requests that were made here or by producers.
 /// Those of a [`Call`](super::Call) go to the one who made it.
@@ -45,8 +46,9 @@ impl<P: Protocol> Caller<P> for NoCaller {
 pub struct Requests<'a, P: Protocol> {
     codec: &'a mut P::RequestCodec,
     expected: &'a mut Expected<Response<P>>,
-    /// The connection's output, taken out of it for the time of this value: the compiler can keep it in registers.
-    out: Vec<u8>,
+    /// The connection's output, taken out of it for the time of this value. As nothing that is called where there is nothing
+    /// special to do has this value's address, the compiler can keep all of it in registers.
+    out: ManuallyDrop<Vec<u8>>,
     home: &'a mut Vec<u8>,
     full: usize,
     /// The output has not ended.
@@ -65,7 +67,7 @@ impl<'a, P: Protocol> Requests<'a, P> {
         room: usize,
         accepts: bool,
     ) -> Self {
-        let out = std::mem::take(home);
+        let out = ManuallyDrop::new(std::mem::take(home));
         Requests { codec, expected, full: out.len() + room, out, home, accepts, made: 0, due: 0 }
     }
 
@@ -104,25 +106,37 @@ impl<'a, P: Protocol> Requests<'a, P> {
     #[inline]
     pub(super) fn recipient(&mut self, id: u64) -> Option<Recipient<Response<P>>> {
         if self.due == 0 {
-            return self.ask(id);
+            self.due = take_due(self.expected, std::mem::take(&mut self.made));
+            if self.due == 0 {
+                return self.expected.recipient(id);
+            }
         }
         self.due -= 1;
         Some(Recipient::Callback)
     }
+}
 
-    #[cold]
-    fn ask(&mut self, id: u64) -> Option<Recipient<Response<P>>> {
-        self.expected.streamed(std::mem::take(&mut self.made));
-        self.due = self.expected.take_streamed();
-        if self.due > 0 { self.recipient(id) } else { self.expected.recipient(id) }
-    }
+/// How many responses from the next one on are for the callback, now that `expected` knows of those made since.
+#[cold]
+#[inline(never)]
+fn take_due<R>(expected: &mut Expected<R>, made: u64) -> u64 {
+    expected.streamed(made);
+    expected.take_streamed()
+}
+
+#[cold]
+#[inline(never)]
+fn give_back<R>(expected: &mut Expected<R>, made: u64, due: u64, home: &mut Vec<u8>, out: Vec<u8>) {
+    expected.streamed(made);
+    expected.put_back_streamed(due);
+    *home = out;
 }
 
 impl<P: Protocol> Drop for Requests<'_, P> {
+    #[inline]
     fn drop(&mut self) {
-        self.expected.streamed(self.made);
-        self.expected.put_back_streamed(self.due);
-        std::mem::swap(self.home, &mut self.out);
+        let out = ManuallyDrop::into_inner(std::mem::take(&mut self.out));
+        give_back(self.expected, self.made, self.due, self.home, out);
     }
 }
 

@@ -174,26 +174,26 @@ impl<R> Reply<R> {
 
     #[inline]
     fn finish(self, response: Option<R>) {
-        let reply = ManuallyDrop::new(self);
-        if let Some(response) = reply.leave(response) {
-            reply.send_later(response);
+        let Reply { later, ticket, dispatch, slot } = *ManuallyDrop::new(self);
+        if let Some(response) = Self::leave(slot, ticket, dispatch, response) {
+            Self::send_later(later, ticket, response);
         }
     }
 
     /// Leaves the response in the slot, if this request is the one that is being served on this thread. The spare reference
     /// then stays where it was.
     #[inline]
-    fn leave(&self, response: Option<R>) -> Option<Option<R>> {
-        if CURRENT.get() != self.dispatch {
+    fn leave(slot: *const Slot<R>, ticket: u64, dispatch: u64, response: Option<R>) -> Option<Option<R>> {
+        if CURRENT.get() != dispatch {
             return Some(response);
         }
         // SAFETY: the dispatch with this number, of which there is one, is going on on this very thread: it sets `CURRENT` and
         // restores it when it is dropped, before its slot can be. So the slot is alive.
-        let slot = unsafe { &*self.slot };
+        let slot = unsafe { &*slot };
         // SAFETY: nobody else has a reference into the slot: other threads fail the comparison above, and `Dispatch` has
         // none across the service's call.
         let state = unsafe { &mut *slot.state.get() };
-        if state.ticket != self.ticket {
+        if state.ticket != ticket {
             return Some(response);
         }
         state.answer = response.map_or(Answer::Dropped, Answer::Now);
@@ -202,12 +202,12 @@ impl<R> Reply<R> {
 
     /// Called once, by whoever consumes the reply.
     #[cold]
-    fn send_later(&self, response: Option<R>) {
+    fn send_later(later: NonNull<Later<R>>, ticket: u64, response: Option<R>) {
         // SAFETY: this reply has left its dispatch (`leave` said so), or is consumed by the service's own call for another
         // request; either way the dispatch that made it counts, or has counted, another reference for its slot, and this
         // one is the reply's alone.
-        let later = unsafe { Arc::from_raw(self.later.as_ptr()) };
-        later.done.lock().push((self.ticket, response));
+        let later = unsafe { Arc::from_raw(later.as_ptr()) };
+        later.done.lock().push((ticket, response));
         if let Some(handle) = &later.handle {
             // If the connection has ended, nobody waits for it.
             let _ = handle.notify();
@@ -218,8 +218,8 @@ impl<R> Reply<R> {
 impl<R> Drop for Reply<R> {
     #[inline]
     fn drop(&mut self) {
-        if self.leave(None).is_some() {
-            self.send_later(None);
+        if Self::leave(self.slot, self.ticket, self.dispatch, None).is_some() {
+            Self::send_later(self.later, self.ticket, None);
         }
     }
 }
