@@ -32,12 +32,7 @@ pub(crate) const ECHO276: Experiment = Experiment {
 };
 
 fn echo4(options: &Options, progress: &mut Progress, report: Report<'_>) -> Result<()> {
-    let shape = match options.drive {
-        // One connection on each reactor keeps all that is under way in the cache.
-        Some(Drive::Reactor) => Shape { connections: options.reactors, ..ECHO4_SHAPE },
-        _ => ECHO4_SHAPE,
-    };
-    run(options, &Plan::new(ECHO4.name, Numbers, 4, shape, options)?, progress, report)
+    run(options, &Plan::new(ECHO4.name, Numbers, 4, ECHO4_SHAPE, options)?, progress, report)
 }
 
 fn echo4_shared(options: &Options, progress: &mut Progress, report: Report<'_>) -> Result<()> {
@@ -55,19 +50,21 @@ const ECHO4_SHAPE: Shape = Shape {
     producers: 512,
     drive: Drive::Producers,
     batch: 5120,
-    lane: 8192,
+    lane: 10_240,
     output_bytes: requests::OUTPUT_BYTES,
-    outstanding: 16 << 10,
+    // 64 000 bytes: one segment on the loopback interface, where 2^14 would be two.
+    outstanding: 16_000,
 };
 
 const ECHO276_SHAPE: Shape = Shape {
     connections: 12,
     producers: 12,
     drive: Drive::Producers,
-    batch: 1024,
+    // One segment on the loopback interface; as the reactors' own requests, four of them.
+    batch: 237,
     lane: 1024,
     output_bytes: requests::OUTPUT_BYTES,
-    outstanding: 256,
+    outstanding: 237 * 4,
 };
 
 /// Numbers whose upper bits are the producer, and the lower ones its own count.

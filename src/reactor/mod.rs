@@ -164,6 +164,7 @@ impl Reactor {
     /// what they write is batched.
     fn step(&mut self, timeout: Option<Duration>) -> Result<()> {
         self.wait(timeout)?;
+        let nothing_completed = self.completions.is_empty();
         self.shared.counters.turns.add(1);
         self.shared.now = self.driver.now();
         self.handle_completions();
@@ -171,6 +172,11 @@ impl Reactor {
         self.fire_timers();
         self.poll_handlers();
         self.flush();
+        if nothing_completed && self.pollers.found_nothing() && !self.unsubmitted {
+            // The producers may be on this very core. To let them go on is cheaper than to sleep, which takes a barrier on
+            // this side and a wake-up on theirs.
+            std::thread::yield_now();
+        }
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use crate::batch;
 use crate::config::POLLED_OUTPUT_BYTES;
 
 /// Turns without anything to do before the reactor would sleep.
-const IDLE_TURNS: u8 = 2;
+const IDLE_TURNS: u8 = 4;
 
 /// Turns without anything to do before a handler is let go of although others are busy.
 const LET_GO_TURNS: u8 = 64;
@@ -30,6 +30,11 @@ impl Pollers {
     /// Whether one of them had something to do lately, so that the reactor should not sleep.
     pub(super) fn are_active(&self) -> bool {
         self.list.iter().any(|(_, idle)| *idle < IDLE_TURNS)
+    }
+
+    /// Whether they keep the reactor awake although none of them had anything to do when it was asked last.
+    pub(super) fn found_nothing(&self) -> bool {
+        self.are_active() && self.list.iter().all(|(_, idle)| *idle > 0)
     }
 }
 
