@@ -1,8 +1,8 @@
-//! What README.md says is true: its version, its commands, its examples, and its figures, which are those of the run that
-//! `docs/figures.jsonl` keeps.
+//! What README.md says is true: its version, its commands, its examples, and its figures, which are those of the runs that
+//! `docs/figures.jsonl` keeps. So are those of the presets in docs/tuning.md, of `docs/presets.jsonl`.
 //!
-//! After a new run (`cargo run --release --example loopback -- --backend all --json > docs/figures.jsonl`), `UPDATE_README=1
-//! cargo test --test readme` writes the table and the picture.
+//! After new runs (`cargo run --release --example loopback -- --backend all --json > docs/figures.jsonl`, and with `--preset`),
+//! `UPDATE_README=1 cargo test --test readme` writes the tables and the picture.
 
 use serde_json::Value;
 use std::fmt::Write;
@@ -17,11 +17,8 @@ fn read(name: &str) -> String {
     fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-fn figures() -> Vec<Value> {
-    read("docs/figures.jsonl")
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("a JSON object a line"))
-        .collect()
+fn figures(file: &str) -> Vec<Value> {
+    read(file).lines().map(|line| serde_json::from_str(line).expect("a JSON object a line")).collect()
 }
 
 fn number(row: &Value, name: &str) -> Option<f64> {
@@ -77,6 +74,41 @@ fn table(rows: &[Value]) -> String {
     table
 }
 
+/// What each preset is good for, and what it costs.
+fn presets(rows: &[Value]) -> String {
+    let mut table = String::from(
+        "| preset | backend | one request at a time, 1/s | p50 µs | cores | 10 k/s: p50 µs | p99 µs | cores | 512 producers, 1/s |\n\
+         | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+    );
+    for preset in ["throughput", "balanced", "latency"] {
+        for backend in ["io_uring", "fallback"] {
+            let of = |experiment: &str, connections: u64| {
+                let mut rows = rows.iter().filter(|row| {
+                    let asked = number(row, "target_per_s").is_none_or(|target| target == 1e4);
+                    let names = row["preset"] == preset && row["backend"] == backend && asked;
+                    names && row["experiment"] == experiment && row["connections"] == connections
+                });
+                rows.next().unwrap_or_else(|| panic!("no {experiment} with {preset} on {backend}"))
+            };
+            let (one, rated, many) = (of("pingpong", 1), of("latency", 16), of("echo4", 512));
+            let figure = |row: &Value, name: &str| number(row, name).unwrap_or_else(|| panic!("no {name}"));
+            writeln!(
+                table,
+                "| {preset} | {backend} | {} | {:.0} | {:.1} | {:.0} | {:.0} | {:.1} | {} |",
+                rate(figure(one, "messages_per_s")),
+                figure(one, "p50_us"),
+                figure(one, "cores"),
+                figure(rated, "p50_us"),
+                figure(rated, "p99_us"),
+                figure(rated, "cores"),
+                rate(figure(many, "messages_per_s")),
+            )
+            .unwrap();
+        }
+    }
+    table
+}
+
 /// Bars of the ratios to plain sockets, one group an experiment.
 fn picture(rows: &[Value]) -> String {
     const ROW: usize = 22;
@@ -119,35 +151,35 @@ fn picture(rows: &[Value]) -> String {
 }
 
 /// Puts `text` between the markers of that name.
-fn with_section(readme: &str, name: &str, text: &str) -> String {
+fn with_section(document: &str, name: &str, text: &str) -> String {
     let (start, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
-    let (before, rest) = readme.split_once(&start).unwrap_or_else(|| panic!("README.md has no {start}"));
-    let (_, after) = rest.split_once(&end).unwrap_or_else(|| panic!("README.md has no {end}"));
+    let (before, rest) = document.split_once(&start).unwrap_or_else(|| panic!("there is no {start}"));
+    let (_, after) = rest.split_once(&end).unwrap_or_else(|| panic!("there is no {end}"));
     format!("{before}{start}{text}{end}{after}")
 }
 
 #[test]
 fn the_tables_and_the_picture_are_those_of_the_last_runs() {
-    let (rows, readme) = (figures(), read("README.md"));
-    let expected = with_section(&readme, "figures", &format!("\n{}\n", table(&rows)));
+    let rows = figures("docs/figures.jsonl");
+    let readme = with_section(&read("README.md"), "figures", &format!("\n{}\n", table(&rows)));
     let platforms = read("tests/portability/results.md");
-    let expected = with_section(&expected, "platforms", &format!("\n{}\n", platforms.trim()));
-    if std::env::var_os("UPDATE_README").is_some() {
-        fs::write(path("README.md"), &expected).unwrap();
-        fs::write(path("docs/figures.svg"), picture(&rows)).unwrap();
-    } else {
-        assert_eq!(readme, expected, "run `UPDATE_README=1 cargo test --test readme`");
-        assert_eq!(
-            read("docs/figures.svg"),
-            picture(&rows),
-            "run `UPDATE_README=1 cargo test --test readme`"
-        );
+    let readme = with_section(&readme, "platforms", &format!("\n{}\n", platforms.trim()));
+    let presets = presets(&figures("docs/presets.jsonl"));
+    let tuning = with_section(&read("docs/tuning.md"), "presets", &format!("\n{presets}\n"));
+    for (name, expected) in
+        [("README.md", readme), ("docs/tuning.md", tuning), ("docs/figures.svg", picture(&rows))]
+    {
+        if std::env::var_os("UPDATE_README").is_some() {
+            fs::write(path(name), &expected).unwrap();
+        } else {
+            assert_eq!(read(name), expected, "{name}: run `UPDATE_README=1 cargo test --test readme`");
+        }
     }
 }
 
 #[test]
 fn every_experiment_was_measured_on_both_backends() {
-    let rows = figures();
+    let rows = figures("docs/figures.jsonl");
     for row in &rows {
         let twin = rows.iter().any(|other| other["backend"] != row["backend"] && label(other) == label(row));
         assert!(twin, "{} on {} only", label(row), row["backend"]);

@@ -49,7 +49,8 @@ const ECHO4_SHAPE: Shape = Shape {
     connections: 512,
     producers: 512,
     drive: Drive::Producers,
-    batch: 5120,
+    burst: 5120,
+    batch: 16_384,
     lane: 10_240,
     output_bytes: requests::OUTPUT_BYTES,
     // 64 000 bytes: one segment on the loopback interface, where 2^14 would be two.
@@ -60,12 +61,15 @@ const ECHO276_SHAPE: Shape = Shape {
     connections: 12,
     producers: 12,
     drive: Drive::Producers,
-    // One segment on the loopback interface; as the reactors' own requests, four of them.
-    batch: 237,
+    burst: SEGMENT_276,
+    batch: SEGMENT_276,
     lane: 1024,
     output_bytes: requests::OUTPUT_BYTES,
-    outstanding: 237 * 4,
+    outstanding: 4 * SEGMENT_276 as u64,
 };
+
+/// So many records fill a segment on the loopback interface.
+const SEGMENT_276: usize = 65_483 / RECORD_BYTES;
 
 /// Numbers whose upper bits are the producer, and the lower ones its own count.
 #[derive(Clone, Copy, Debug)]

@@ -17,6 +17,7 @@ const SHAPE: Shape = Shape {
     connections: 32,
     producers: 32,
     drive: Drive::Producers,
+    burst: 5120,
     batch: 5120,
     lane: 1024,
     output_bytes: OUTPUT_BYTES,

@@ -43,7 +43,7 @@ impl Latencies {
             bytes_per_s: Some(rate * 2.0 * size as f64),
             p50_us: quantile(0.50),
             p99_us: quantile(0.99),
-            local: None,
+            ..Sample::default()
         }
     }
 }

@@ -16,6 +16,7 @@ mod open_loop;
 mod options;
 mod pattern;
 mod pingpong;
+mod preset;
 mod report;
 mod requests;
 mod roles;
@@ -72,7 +73,11 @@ fn run(mut options: Options) -> Result<()> {
         }
     }
     if !options.json {
-        println!("{} reactors, busy polling {}\n", options.reactors, options.busy_poll_name());
+        let settings = match (options.preset, options.busy_poll_name()) {
+            (Some(preset), _) => format!("preset {}", preset.name()),
+            (None, busy_poll) => format!("busy polling {}", busy_poll.unwrap_or_default()),
+        };
+        println!("{} reactors, {settings}\n", options.reactors);
         print!("{}", report::table(&rows));
         let picture = report::picture(&rows);
         if !picture.is_empty() {

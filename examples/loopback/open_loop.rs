@@ -4,6 +4,7 @@ use crate::experiment::Experiment;
 use crate::load::{Check, Load};
 use crate::options::Options;
 use crate::pattern::Pattern;
+use crate::preset::Preset;
 use crate::report::{Progress, Report, Row, Unit};
 use crate::requests::{Ending, Total, serve};
 use crate::rounds::{Sample, Slice, take_turns};
@@ -62,7 +63,8 @@ fn measure(
         let check = Check::new(load.clone(), connection, connections, connections);
         let ending = Ending::new(connection, told.clone());
         let caller = Timed { check, schedule, connection, ending };
-        let options = ClientOptions::new().reactor(connection % runtime.reactors());
+        let options = options.preset.map_or_else(ClientOptions::new, Preset::client);
+        let options = options.reactor(connection % runtime.reactors());
         Client::connect_caller(&runtime, &options, server.local_addr(), load.protocol(), caller)
     };
     let clients = (0..connections).map(connect).collect::<trochus::Result<Vec<_>>>()?;

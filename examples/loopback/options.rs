@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::experiment::{EXPERIMENTS, Experiment};
+use crate::preset::Preset;
 use crate::requests::Drive;
 use crate::wire::MAX_SIZE;
 use crate::{Result, report};
@@ -24,7 +25,11 @@ pub(crate) struct Options {
     pub(crate) size: Option<usize>,
     pub(crate) producers: Option<usize>,
     pub(crate) drive: Option<Drive>,
-    pub(crate) busy_poll: BusyPoll,
+    /// Instead of what the experiments choose for themselves.
+    pub(crate) preset: Option<Preset>,
+    /// Where there is no preset. Unless given, as the plain loops do, which sleep when there is nothing to do; the library's own
+    /// default is adaptive.
+    busy_poll: Option<BusyPoll>,
     pub(crate) json: bool,
 }
 
@@ -51,8 +56,8 @@ impl Options {
             size: None,
             producers: None,
             drive: None,
-            // As the plain loops do, which sleep when there is nothing to do. The library's own default is adaptive.
-            busy_poll: BusyPoll::Off,
+            preset: None,
+            busy_poll: None,
             json: false,
         };
         let (mut role, mut listen, mut connect) = (None, None, None);
@@ -71,7 +76,8 @@ impl Options {
                     options.producers = Some(at_least_one("producers", parser.value()?.parse()?)?);
                 }
                 Long("drive") => options.drive = Some(parser.value()?.string()?.parse()?),
-                Long("busy-poll") => options.busy_poll = busy_poll(parser.optional_value())?,
+                Long("preset") => options.preset = Some(parser.value()?.string()?.parse()?),
+                Long("busy-poll") => options.busy_poll = Some(busy_poll(parser.optional_value())?),
                 Long("json") => options.json = true,
                 Long("role") => role = Some(parser.value()?.string()?),
                 Long("listen") => listen = Some(parser.value()?.string()?),
@@ -86,6 +92,9 @@ impl Options {
             (Some("client"), None, Some(connect)) => Role::Client { connect },
             _ => return Err("it is `--role server --listen ADDR` or `--role client --connect ADDR`".into()),
         };
+        if options.preset.is_some() && options.busy_poll.is_some() {
+            return Err("--preset says already whether reactors look for work: leave out --busy-poll".into());
+        }
         if options.experiments.is_empty() {
             options.experiments = EXPERIMENTS.iter().collect();
         }
@@ -104,16 +113,20 @@ impl Options {
 
     /// For the reactors on the cores from `first_core` on.
     pub(crate) fn runtime(&self, backend: Backend, reactors: usize, first_core: usize) -> RuntimeBuilder {
-        let builder = Runtime::builder().reactors(reactors).pin(true).first_core(first_core);
-        builder.backend(backend).busy_poll(self.busy_poll)
+        let builder = match self.preset {
+            Some(preset) => preset.runtime(),
+            None => Runtime::builder().pin(true).busy_poll(self.busy_poll.unwrap_or(BusyPoll::Off)),
+        };
+        builder.reactors(reactors).first_core(first_core).backend(backend)
     }
 
-    pub(crate) fn busy_poll_name(&self) -> &'static str {
-        match self.busy_poll {
-            BusyPoll::Off => "off",
-            BusyPoll::Adaptive => "adaptive",
-            BusyPoll::For(_) => "on",
-        }
+    /// What the reactors do before they sleep, if it is not the preset's own choice.
+    pub(crate) fn busy_poll_name(&self) -> Option<&'static str> {
+        self.preset.is_none().then_some(match self.busy_poll {
+            None | Some(BusyPoll::Off) => "off",
+            Some(BusyPoll::Adaptive) => "adaptive",
+            Some(BusyPoll::For(_)) => "on",
+        })
     }
 }
 
@@ -177,6 +190,8 @@ loopback [OPTIONS]
                            the responses come in) or shared (a thread each, through a client they share)
   --busy-poll[=MODE]       reactors look for work before they sleep: on, adaptive (the library's default) or
                            off (unless given, as the plain sockets' loops do)
+  --preset NAME            the library's settings of that name instead of the experiments' own: throughput, balanced
+                           or latency
   --json                   one JSON object a line instead of the table
   --role server --listen ADDR    serves clients until SIGINT or SIGTERM
   --role client --connect ADDR   runs the experiments against such a server

@@ -2,6 +2,7 @@
 
 use crate::experiment::EXPERIMENTS;
 use crate::options::Options;
+use crate::preset::Preset;
 use crate::rounds::{Compared, Sample};
 use serde::Serialize;
 use std::fmt::Write;
@@ -21,7 +22,9 @@ pub(crate) struct Row {
     pub(crate) connections: usize,
     /// Bytes of a write, or of a message.
     pub(crate) size: usize,
-    pub(crate) busy_poll: &'static str,
+    /// What was set, if it was a preset; and else what the reactors did before they slept.
+    pub(crate) preset: Option<&'static str>,
+    pub(crate) busy_poll: Option<&'static str>,
     /// Who made the requests, where that can be chosen.
     pub(crate) drive: Option<&'static str>,
     /// Messages that were to be sent a second, where that is given.
@@ -30,6 +33,8 @@ pub(crate) struct Row {
     pub(crate) gbit_per_s: Option<f64>,
     pub(crate) p50_us: Option<f64>,
     pub(crate) p99_us: Option<f64>,
+    /// Processor time, of both ends, over time.
+    pub(crate) cores: Option<f64>,
     pub(crate) baseline_messages_per_s: Option<f64>,
     pub(crate) baseline_gbit_per_s: Option<f64>,
     pub(crate) baseline_p50_us: Option<f64>,
@@ -54,6 +59,7 @@ impl Row {
             reactors: options.reactors,
             connections,
             size,
+            preset: options.preset.map(Preset::name),
             busy_poll: options.busy_poll_name(),
             drive: None,
             target_per_s: None,
@@ -61,6 +67,7 @@ impl Row {
             gbit_per_s: None,
             p50_us: None,
             p99_us: None,
+            cores: None,
             baseline_messages_per_s: None,
             baseline_gbit_per_s: None,
             baseline_p50_us: None,
@@ -73,7 +80,8 @@ impl Row {
     pub(crate) fn measured(mut self, sample: &Sample) -> Self {
         self.messages_per_s = sample.messages_per_s;
         self.gbit_per_s = sample.bytes_per_s.map(gbit);
-        (self.p50_us, self.p99_us, self.local) = (sample.p50_us, sample.p99_us, sample.local);
+        (self.p50_us, self.p99_us) = (sample.p50_us, sample.p99_us);
+        (self.cores, self.local) = (sample.cores, sample.local);
         self
     }
 
@@ -147,10 +155,11 @@ pub(crate) fn experiments() -> String {
 
 /// All rows, under a heading.
 pub(crate) fn table(rows: &[Row]) -> String {
-    let heading = ["experiment", "backend", "conns", "size", "messages/s", "Gbit/s", "p50 µs", "p99 µs"]
-        .into_iter()
-        .chain(["plain messages/s", "plain Gbit/s", "ratio", "local"])
-        .map(str::to_owned);
+    let heading =
+        ["experiment", "backend", "conns", "size", "messages/s", "Gbit/s", "p50 µs", "p99 µs", "cores"]
+            .into_iter()
+            .chain(["plain messages/s", "plain Gbit/s", "ratio", "local"])
+            .map(str::to_owned);
     let mut lines: Vec<Vec<String>> = vec![heading.collect()];
     lines.extend(rows.iter().map(cells));
     let widths: Vec<usize> = (0..lines[0].len())
@@ -183,6 +192,7 @@ fn cells(row: &Row) -> Vec<String> {
         number(row.gbit_per_s, 2),
         number(row.p50_us, 1),
         number(row.p99_us, 1),
+        number(row.cores, 2),
         number(row.baseline_messages_per_s, 0),
         number(row.baseline_gbit_per_s, 2),
         number(row.ratio, 2),

@@ -2,6 +2,7 @@
 
 use crate::load::{Check, Load};
 use crate::options::Options;
+use crate::preset::Preset;
 use crate::report::{Progress, Report, Row, Unit};
 use crate::rounds::{Sample, Slice, take_turns};
 use crate::{Result, connections::PATIENCE};
@@ -56,7 +57,9 @@ pub(crate) struct Shape {
     pub(crate) connections: usize,
     pub(crate) producers: usize,
     pub(crate) drive: Drive,
-    /// Requests that a producer makes before the next one's turn, and that leave in one turn of the reactor.
+    /// Requests that a producer makes before the next one's turn.
+    pub(crate) burst: usize,
+    /// Requests of a connection that leave in one turn of the reactor at most.
     pub(crate) batch: usize,
     /// Requests that a producer can be ahead.
     pub(crate) lane: usize,
@@ -76,6 +79,7 @@ pub(crate) struct Plan<L> {
     /// Bytes of a message.
     size: usize,
     shape: Shape,
+    client: ClientOptions,
 }
 
 impl<L: Load> Plan<L> {
@@ -100,7 +104,9 @@ impl<L: Load> Plan<L> {
             let most = L::MOST_PRODUCERS;
             return Err(format!("{name} can tell {most} producers apart, but not {producers}").into());
         }
-        Ok(Plan { name, load, size, shape: Shape { connections, producers, drive, ..shape } })
+        let shape = Shape { connections, producers, drive, ..shape };
+        let own = || ClientOptions::new().batch(shape.batch).lane(shape.lane);
+        Ok(Plan { name, load, size, shape, client: options.preset.map_or_else(own, Preset::client) })
     }
 
     fn stream(&self) -> StreamOptions {
@@ -184,9 +190,9 @@ fn connect<L: Load>(
     stop: &Arc<AtomicBool>,
     told: &Sender<Outcome>,
 ) -> Result<Vec<Client<L::Protocol>>> {
-    let Shape { connections, drive, batch, lane, outstanding, .. } = plan.shape;
+    let Shape { connections, drive, outstanding, .. } = plan.shape;
     let connect = |connection: usize| {
-        let options = ClientOptions::new().stream(plan.stream()).batch(batch).lane(lane);
+        let options = plan.client.clone().stream(plan.stream());
         let options = options.reactor(connection % runtime.reactors());
         let ending = Ending::new(connection, told.clone());
         let (check, load) = (plan.check(connection), &plan.load);
@@ -204,9 +210,15 @@ fn connect<L: Load>(
         } else {
             Client::connect_caller(runtime, &options, server, load.protocol(), Open { check, ending })
         };
-        Ok(client?)
+        client
     };
-    (0..connections).map(connect).collect()
+    // All at once: the reactors may be busy with the first ones already, and each needs a few of their turns.
+    thread::scope(|scope| {
+        let connect = |connection| scope.spawn(move || connect(connection));
+        let connecting: Vec<_> = (0..connections).map(connect).collect();
+        let joined = connecting.into_iter().map(|thread| thread.join().expect("the thread does not panic"));
+        Ok(joined.collect::<trochus::Result<_>>()?)
+    })
 }
 
 /// Pushes until `pass_time` has said that it is enough. How many requests that were.
@@ -240,7 +252,7 @@ fn push<L: Load>(
     })
 }
 
-/// Makes a batch of requests for each of its producers in turn.
+/// Makes a burst of requests for each of its producers in turn.
 fn push_own<L: Load>(
     plan: &Plan<L>,
     clients: &[Client<L::Protocol>],
@@ -251,7 +263,7 @@ fn push_own<L: Load>(
     let mut producers: Vec<_> = producers.map(own).collect();
     while !stop.load(Ordering::Relaxed) && !producers.is_empty() {
         for (producer, number, requests) in &mut producers {
-            for _ in 0..plan.shape.batch {
+            for _ in 0..plan.shape.burst {
                 requests.push(plan.load.request(*producer, *number)).map_err(|error| error.to_string())?;
                 *number += 1;
             }

@@ -2,7 +2,8 @@
 
 use crate::Result;
 use crate::options::Options;
-use std::time::Duration;
+use rustix::time::{ClockId, clock_gettime};
+use std::time::{Duration, Instant};
 use trochus::Backend;
 
 /// What one measurement found.
@@ -12,6 +13,8 @@ pub(crate) struct Sample {
     pub(crate) bytes_per_s: Option<f64>,
     pub(crate) p50_us: Option<f64>,
     pub(crate) p99_us: Option<f64>,
+    /// Processor time over time. Not the measurement's to fill in.
+    pub(crate) cores: Option<f64>,
     /// Both ends of each connection were on one reactor.
     pub(crate) local: Option<bool>,
 }
@@ -51,7 +54,7 @@ pub(crate) fn compare(
     let mut baselines = Vec::new();
     for _ in 0..rounds {
         for (backend, samples) in options.backends.iter().zip(&mut samples) {
-            samples.push(measure(Subject::Trochus(*backend), slice)?);
+            samples.push(with_cores(|| measure(Subject::Trochus(*backend), slice))?);
         }
         baselines.push(measure(Subject::Baseline, slice)?);
     }
@@ -73,10 +76,22 @@ pub(crate) fn take_turns(
     let mut samples = vec![Vec::new(); options.backends.len()];
     for _ in 0..rounds {
         for (backend, samples) in options.backends.iter().zip(&mut samples) {
-            samples.push(measure(*backend, slice)?);
+            samples.push(with_cores(|| measure(*backend, slice))?);
         }
     }
     Ok(options.backends.iter().copied().zip(samples.iter().map(|samples| median(samples))).collect())
+}
+
+/// Adds how many cores the process kept busy meanwhile.
+fn with_cores(measure: impl FnOnce() -> Result<Sample>) -> Result<Sample> {
+    let used = || {
+        let used = clock_gettime(ClockId::ProcessCPUTime);
+        Duration::try_from(used).map_err(|_| "the process has used less than no time")
+    };
+    let (start, before) = (Instant::now(), used()?);
+    let sample = measure()?;
+    let cores = (used()? - before).as_secs_f64() / start.elapsed().as_secs_f64();
+    Ok(Sample { cores: Some(cores), ..sample })
 }
 
 /// How many slices, and how long each of them is.
@@ -97,6 +112,7 @@ fn median(samples: &[Sample]) -> Sample {
         bytes_per_s: of(|sample| sample.bytes_per_s),
         p50_us: of(|sample| sample.p50_us),
         p99_us: of(|sample| sample.p99_us),
+        cores: of(|sample| sample.cores),
         // Only if it was so in each.
         local: samples.iter().map(|sample| sample.local).reduce(|a, b| Some(a? && b?)).flatten(),
     }

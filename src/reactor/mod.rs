@@ -221,7 +221,8 @@ impl Reactor {
                 self.busy.found();
                 return Ok(());
             }
-            std::hint::spin_loop();
+            // Whoever else has something to do on this core may be the one who is waited for.
+            std::thread::yield_now();
         }
         self.busy.found_nothing();
         Ok(())

@@ -54,7 +54,7 @@ impl Reactor {
             let found = self.ask(*id, |handler, io| handler.on_poll(io));
             *idle = if found { 0 } else { idle.saturating_add(1) };
             tired |= *idle >= LET_GO_TURNS;
-            staged += self.sendable_bytes(*id);
+            staged += if found { self.sendable_bytes(*id) } else { 0 };
             if self.is_open(*id) {
                 next += 1;
             } else {

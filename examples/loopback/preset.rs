@@ -1,0 +1,48 @@
+//! The library's presets, to be measured.
+
+use std::str::FromStr;
+use trochus::net::RuntimeBuilder;
+use trochus::rpc::ClientOptions;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Preset {
+    Throughput,
+    Balanced,
+    Latency,
+}
+
+impl Preset {
+    pub(crate) fn runtime(self) -> RuntimeBuilder {
+        match self {
+            Preset::Throughput => RuntimeBuilder::throughput(),
+            Preset::Balanced => RuntimeBuilder::balanced(),
+            Preset::Latency => RuntimeBuilder::latency(),
+        }
+    }
+
+    pub(crate) fn client(self) -> ClientOptions {
+        match self {
+            Preset::Throughput => ClientOptions::throughput(),
+            Preset::Balanced => ClientOptions::balanced(),
+            Preset::Latency => ClientOptions::latency(),
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Preset::Throughput => "throughput",
+            Preset::Balanced => "balanced",
+            Preset::Latency => "latency",
+        }
+    }
+}
+
+impl FromStr for Preset {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = [Preset::Throughput, Preset::Balanced, Preset::Latency];
+        let found = known.into_iter().find(|preset| preset.name() == name);
+        found.ok_or_else(|| format!("--preset is `throughput`, `balanced` or `latency`, not `{name}`"))
+    }
+}
