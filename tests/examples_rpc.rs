@@ -62,7 +62,7 @@ fn numbers_are_echoed_over_many_connections() {
 
 #[test]
 fn numbers_are_echoed_to_reactors_that_make_them() {
-    assert_rates("echo4", 2, Some(4), &["--reactors", "2", "--drive", "reactor"]);
+    assert_rates("echo4", 2, Some(4), &["--connections", "2", "--reactors", "2", "--drive", "reactor"]);
     assert_rates("echo4", 5, Some(4), &["--connections", "5", "--drive", "reactor"]);
 }
 
