@@ -196,7 +196,7 @@ fn connect<L: Load>(
         let options = options.reactor(connection % runtime.reactors());
         let ending = Ending::new(connection, told.clone());
         let (check, load) = (plan.check(connection), &plan.load);
-        let client = if drive == Drive::Reactor {
+        if drive == Drive::Reactor {
             let caller = ClosedLoop {
                 check,
                 load: load.clone(),
@@ -209,8 +209,7 @@ fn connect<L: Load>(
             Client::connect_caller(runtime, &options, server, load.protocol(), caller)
         } else {
             Client::connect_caller(runtime, &options, server, load.protocol(), Open { check, ending })
-        };
-        client
+        }
     };
     // All at once: the reactors may be busy with the first ones already, and each needs a few of their turns.
     thread::scope(|scope| {

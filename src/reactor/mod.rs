@@ -364,7 +364,7 @@ pub struct Outstanding {
 }
 
 /// The descriptor to wait on in an outer `epoll` or `kqueue`: when it polls readable, [`Reactor::turn`] has something
-/// to do. Timers do not show there.
+/// to do. Timers do not show there, nor all of what concerns a reactor of a [`Runtime`](crate::Runtime), which waits by itself.
 impl AsRawFd for Reactor {
     fn as_raw_fd(&self) -> RawFd {
         self.driver.descriptor()

@@ -159,9 +159,6 @@ impl Uring {
     pub(crate) fn wait(&mut self, timeout: Option<Duration>, into: &mut Vec<Completion>) -> io::Result<()> {
         self.pool.publish();
         self.stats.enters += 1;
-        // Before, not behind: what arrives from here on is either reaped now or keeps the descriptor readable. The kernel
-        // signals only when its list of waiting work was empty, so a signal taken too late would be the last one.
-        self.bell.clear_outside();
         self.ring.enter(timeout)?;
         self.reap(into);
         self.stats.completion_overflows = u64::from(self.ring.overflows());
@@ -196,11 +193,8 @@ impl Uring {
         self.ring.has_work()
     }
 
-    /// Not by the wake alone: its poll may be among the completion work that is waiting, and then says nothing.
     pub(crate) fn announce(&self) {
-        if !self.bell.ring_outside() {
-            self.bell.ring();
-        }
+        self.bell.ring();
     }
 
     pub(crate) fn stats(&self) -> DriverStats {
@@ -208,14 +202,9 @@ impl Uring {
     }
 
     /// The ring's own descriptor polls readable when completions are there. Where the kernel defers completion work until
-    /// somebody enters, an outer selector that waits for that misses some of it (seen on Linux 6.18). There, the kernel
-    /// signals an eventfd; but each signal costs something, so not before somebody wants to know.
+    /// somebody enters, an outer selector that waits for that misses some of it (seen on Linux 6.12 and 6.18).
     pub(crate) fn descriptor(&self) -> RawFd {
-        if !self.capabilities.deferred_task_work {
-            return self.ring.descriptor();
-        }
-        let outside = self.bell.outside(|event| self.ring.announce_to(event));
-        outside.unwrap_or_else(|| self.ring.descriptor())
+        self.ring.descriptor()
     }
 
     /// Waits for the bytes, or lets the kernel do that and pick a buffer then.

@@ -107,11 +107,6 @@ impl Ring {
         result.map(drop)
     }
 
-    /// Has the kernel signal this eventfd when there is a completion, or completion work that it defers.
-    pub(super) fn announce_to(&self, event: RawFd) -> io::Result<()> {
-        self.ring.submitter().register_eventfd(event)
-    }
-
     /// Whether entering the kernel would get something done that the descriptor announces only once, or not at all:
     /// entries that wait to be submitted (a completion can lead to one), and completion work beyond what the kernel does
     /// in one go.
