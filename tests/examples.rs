@@ -176,11 +176,13 @@ fn loopback_takes_every_option() {
 
 #[test]
 fn loopback_says_what_is_wrong_with_its_options() {
-    let wrong: [(&[&str], &str); 5] = [
+    let wrong: [(&[&str], &str); 7] = [
         (&["--experiment", "magic"], "bulk, duplex, pingpong"),
         (&["--reactors", "0"], "at least 1"),
         (&["--backend", "kqueue"], "kqueue"),
         (&["--role", "server"], "--listen"),
+        (&["--preset", "fast"], "balanced"),
+        (&["--preset", "latency", "--busy-poll"], "leave out --busy-poll"),
         (&["--sideways"], "--sideways"),
     ];
     for (arguments, part) in wrong {

@@ -99,6 +99,18 @@ fn latency_is_measured_at_each_rate() {
 }
 
 #[test]
+fn presets_are_measured() {
+    for preset in ["throughput", "balanced", "latency"] {
+        assert_rates("echo4", 3, Some(4), &["--connections", "3", "--producers", "3", "--preset", preset]);
+        let options = ["--seconds", "0.2", "--json", "--backend", "auto", "--preset", preset];
+        for row in rows(&loopback(&[&options[..], &["--experiment", "latency"]].concat())) {
+            assert_eq!((&row["preset"], &row["busy_poll"]), (&preset.into(), &Value::Null));
+            assert!(is_figure(&row, "p99_us") && is_figure(&row, "cores"), "{row}");
+        }
+    }
+}
+
+#[test]
 fn what_is_impossible_is_refused() {
     let wrong: [(&[&str], &str); 3] = [
         (&["--drive", "sideways"], "`producers`, `reactor` or `shared`"),
