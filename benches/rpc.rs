@@ -45,10 +45,6 @@ impl Echo {
 fn streamed(c: &mut Criterion) {
     for backend in Backend::available() {
         let mut group = c.benchmark_group(format!("{backend}/rpc"));
-        group
-            .sample_size(20)
-            .warm_up_time(Duration::from_millis(500))
-            .measurement_time(Duration::from_secs(2));
         let echo = Echo::new(backend);
         let mut requests = echo.client.producer();
         group.throughput(Throughput::Elements(STREAM as u64));
@@ -67,10 +63,6 @@ fn called(c: &mut Criterion) {
     const TOGETHER: i32 = 256;
     for backend in Backend::available() {
         let mut group = c.benchmark_group(format!("{backend}/rpc"));
-        group
-            .sample_size(20)
-            .warm_up_time(Duration::from_millis(500))
-            .measurement_time(Duration::from_secs(2));
         let Echo { client, _runtime, .. } = Echo::new(backend);
         group.bench_function("one-call", |b| {
             b.iter(|| assert_eq!(client.call(black_box(7)).wait().unwrap(), 7));
@@ -88,5 +80,12 @@ fn called(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, streamed, called);
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
+        .sample_size(20);
+    targets = streamed, called
+}
 criterion_main!(benches);

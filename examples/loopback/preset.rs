@@ -41,8 +41,11 @@ impl FromStr for Preset {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let known = [Preset::Throughput, Preset::Balanced, Preset::Latency];
-        let found = known.into_iter().find(|preset| preset.name() == name);
-        found.ok_or_else(|| format!("--preset is `throughput`, `balanced` or `latency`, not `{name}`"))
+        match name {
+            "throughput" => Ok(Preset::Throughput),
+            "balanced" => Ok(Preset::Balanced),
+            "latency" => Ok(Preset::Latency),
+            other => Err(format!("--preset is `throughput`, `balanced` or `latency`, not `{other}`")),
+        }
     }
 }
