@@ -76,9 +76,8 @@ impl<P: Protocol, K: Caller<P>> Sender<'_, P, K> {
     /// Sends what was pushed. Whether there was anything, and whether a request is at fault, which is then the first one
     /// that was not sent.
     pub(super) fn take_streamed(&mut self) -> (bool, Option<String>) {
-        let waited = std::mem::take(&mut self.engine.unsent);
-        let (encoded, mut fault) = self.encode(&waited);
-        let mut unsent = waited;
+        let mut unsent = std::mem::take(&mut self.engine.unsent);
+        let (encoded, mut fault) = encode::<P>(self.codec, self.expected, &unsent, self.out, self.full);
         unsent.drain(..encoded);
         let mut left = self.engine.options.batch;
         while left > 0 && fault.is_none() && self.has_room() {
@@ -102,10 +101,6 @@ impl<P: Protocol, K: Caller<P>> Sender<'_, P, K> {
         self.engine.unsent = unsent;
         let any = encoded > 0 || left < self.engine.options.batch;
         (any, fault.map(|fault| format!("a request cannot be encoded: {fault}")))
-    }
-
-    fn encode(&mut self, requests: &[Request<P>]) -> (usize, Option<String>) {
-        encode::<P>(self.codec, self.expected, requests, self.out, self.full)
     }
 
     fn has_room(&self) -> bool {
