@@ -5,11 +5,11 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use super::consumer::Consumer;
-use super::gate::Notify;
 use super::handle::Batcher;
 use super::outcome::Outcome;
 use super::shared::Shared;
 use super::sync::Arc;
+use super::wait::gate::Notify;
 use super::worker;
 
 const DEFAULT_BATCH: usize = 1_024;

@@ -3,13 +3,13 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use super::barrier;
 use super::error::{Abandoned, Cause};
-use super::gate::{FAILED, STOPPED};
-use super::lane::Reader;
-use super::run::Run;
+use super::lane::barrier;
+use super::lane::ring::Reader;
+use super::lane::run::Run;
 use super::shared::Shared;
 use super::sync::Arc;
+use super::wait::gate::{FAILED, STOPPED};
 
 /// How long to leave the lanes alone after a small batch. About as many items come in that time as make up for
 /// the cache lines that a look takes.

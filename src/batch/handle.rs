@@ -2,14 +2,14 @@
 
 use super::builder::BatcherBuilder;
 use super::error::{CloseError, PushError};
-use super::gate::STOPPED;
-use super::lane::Lane;
+use super::lane::ring::Lane;
+use super::lane::shards::{Shards, own_shard};
 use super::producer::Producer;
-use super::push::{PushAsync, Target};
-use super::shards::{Shards, own_shard};
 use super::shared::Shared;
 use super::stats::Stats;
 use super::sync::Arc;
+use super::wait::gate::STOPPED;
+use super::wait::push::{PushAsync, Target};
 
 /// Collects small items from many threads into large batches for one consumer. Cheap to clone.
 ///

@@ -5,7 +5,7 @@
 
 use loom::thread;
 
-use super::lane::lane;
+use super::lane::ring::lane;
 use super::sync::{Arc, AtomicUsize, Ordering, current, park};
 use super::*;
 

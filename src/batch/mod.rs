@@ -66,20 +66,14 @@
 //! A thread of its own ([`BatcherBuilder::spawn`]), somebody's thread ([`Consumer::recv`]), or an event loop
 //! ([`Consumer::drain`] and the notification of [`BatcherBuilder::build_with_notify`]).
 
-pub(crate) mod barrier;
 mod builder;
 mod consumer;
 mod error;
-mod gate;
 mod handle;
 mod lane;
 mod outcome;
 mod producer;
-mod push;
-mod run;
-mod shards;
 mod shared;
-mod spin;
 mod stats;
 mod sync;
 mod wait;
@@ -92,14 +86,14 @@ pub use builder::BatcherBuilder;
 pub use consumer::Consumer;
 pub use error::{CloseError, PushError};
 pub use handle::Batcher;
+pub use lane::run::Run;
 pub use outcome::Outcome;
 pub use producer::Producer;
-pub use push::PushAsync;
-pub use run::Run;
 pub use stats::Stats;
+pub use wait::push::PushAsync;
 
 /// The barrier between [`Consumer::prepare_sleep`] and [`Consumer::is_ready`]: one for all the consumers of an
 /// event loop. A system call of a microsecond or so on Linux, where it spares every push a fence.
 pub fn sleep_barrier() {
-    barrier::heavy();
+    lane::barrier::heavy();
 }

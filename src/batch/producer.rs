@@ -4,10 +4,10 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 
 use super::error::PushError;
-use super::lane::{Lane, Writer};
-use super::push::{PushAsync, Target};
+use super::lane::ring::{Lane, Writer};
 use super::shared::Shared;
 use super::sync::{Arc, Ordering, fence};
+use super::wait::push::{PushAsync, Target};
 
 /// A producer with a lane of its own, from [`Batcher::producer`](super::Batcher::producer). One for each thread:
 /// it is `Send`, not `Sync`.

@@ -4,13 +4,13 @@ use std::sync::OnceLock;
 use std::task::{Context, Poll};
 use std::thread::{JoinHandle, ThreadId};
 
-use super::barrier;
 use super::builder::Options;
 use super::error::{Cause, CloseError, PushError};
-use super::gate::{FAILED, Gate, Notify, STOPPED};
-use super::lane::{Lane, Reader, Writer, lane};
+use super::lane::barrier;
+use super::lane::ring::{Lane, Reader, Writer, lane};
 use super::stats::Counters;
 use super::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, Ordering, fence, wait};
+use super::wait::gate::{FAILED, Gate, Notify, STOPPED};
 
 pub(crate) struct Shared<T> {
     pub(crate) gate: Gate,

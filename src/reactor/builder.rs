@@ -1,10 +1,10 @@
 //! Settings of a reactor.
 
-use super::busy::Busy;
-use super::mailbox::Mailbox;
-use super::pollers::Pollers;
+use super::pace::busy::Busy;
+use super::pace::pollers::Pollers;
+use super::pace::timers::Timers;
 use super::table::Table;
-use super::timers::Timers;
+use super::threads::mailbox::Mailbox;
 use super::{Reactor, Shared};
 use crate::buf::Spare;
 use crate::config::{BusyPoll, PoolConfig, SPARE_BYTES, UringFeature};

@@ -1,62 +1,49 @@
 //! One thread's run loop: completions in, handlers called, output out.
 //!
 //! [`Reactor`] is all of it, and can be embedded in somebody else's loop; [`Runtime`](crate::Runtime) runs one a core. The
-//! loop itself is [`Reactor::turn`]. `dispatch` brings completions to connections, `settle` brings a connection's
-//! operations in line with its state, `accept` and `connect` make connections, `drain` ends them.
+//! loop itself is [`Reactor::turn`]. The rooms: `stream`, what a handler has in its hands (`dispatch` brings completions to
+//! connections, `settle` brings a connection's operations in line with its state); `socket`, where connections come from;
+//! `pace`, when things happen; `threads`, how other threads reach in.
 
-mod accept;
-mod address;
 mod builder;
-mod busy;
-mod connect;
-mod connection;
-mod dispatch;
-mod drain;
-mod handle;
-mod handler;
-mod io;
-mod listener;
-mod mailbox;
-mod options;
-mod pollers;
-mod remote;
-mod settle;
+mod pace;
+mod socket;
+mod stream;
 mod table;
-mod timers;
-mod wake;
+mod threads;
 
 #[cfg(test)]
 mod tests;
 
-pub use accept::ListenerId;
-pub use address::{Address, ToAddresses};
 pub use builder::ReactorBuilder;
-pub use handle::{Handle, HandleError};
-pub use handler::{CloseReason, Handler};
-pub use io::Io;
-pub use options::{ListenOptions, StreamOptions};
-pub use remote::ReactorHandle;
+pub use socket::accept::ListenerId;
+pub use socket::address::{Address, ToAddresses};
+pub use socket::options::{ListenOptions, StreamOptions};
+pub use stream::handler::{CloseReason, Handler};
+pub use stream::io::Io;
+pub use threads::reactor_handle::ReactorHandle;
+pub use threads::stream_handle::{Handle, HandleError};
 
-pub(crate) use busy::cores;
-pub(crate) use listener::{Bound, Seats, Share, bind};
+pub(crate) use pace::busy::cores;
+pub(crate) use socket::listener::{Bound, Seats, Share, bind};
 
 use crate::buf::{HasSpare, Spare};
 use crate::driver::{Backend, Capabilities, Completion, Driver};
 use crate::error::{Error, Result};
 use crate::metrics::{Metrics, PaddedCounters};
-use busy::Busy;
-use connection::Connection;
-use listener::Listener;
-use mailbox::{Command, Mailbox};
-use pollers::Pollers;
+use pace::busy::Busy;
+use pace::pollers::Pollers;
+use pace::timers::{Due, Timers};
+use socket::listener::Listener;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use stream::connection::Connection;
 use table::{Id, Table};
-use timers::{Due, Timers};
+use threads::mailbox::{Command, Mailbox};
 
 /// How often [`Reactor::turn`] goes on with what completed at once, before it returns to the caller's loop.
 const EAGER_ROUNDS: usize = 4;

@@ -60,30 +60,16 @@
 //! # }
 //! ```
 
-mod call;
-mod caller;
 mod client;
-mod deadlines;
-mod engine;
 mod error;
-mod expected;
-mod gate;
 mod options;
-mod order;
-mod reply;
-mod requester;
-mod responder;
-mod sender;
 mod server;
-mod service;
-mod target;
-mod tasks;
 
-pub use call::Call;
-pub use caller::{Caller, Requests};
 pub use client::Client;
+pub use client::call::Call;
+pub use client::caller::{Caller, Requests};
 pub use error::{CallError, Unfinished};
 pub use options::{ClientOptions, Reconnect, ServerOptions};
-pub use reply::Reply;
 pub use server::Server;
-pub use service::Service;
+pub use server::reply::Reply;
+pub use server::service::Service;

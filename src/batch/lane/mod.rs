@@ -1,0 +1,7 @@
+//! One producer's ring and what its two ends agree on.
+
+pub(super) mod barrier;
+pub(super) mod ring;
+pub(super) mod run;
+pub(super) mod shards;
+pub(super) mod spin;

@@ -1,0 +1,141 @@
+//! Pushes that wait: a future, and the same future driven by a thread that parks.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Wake, Waker};
+
+use crossbeam_utils::Backoff;
+
+use crate::batch::error::PushError;
+use crate::batch::handle::Batcher;
+use crate::batch::producer::Producer;
+use crate::batch::sync::{Thread, current, park};
+
+/// A push that waits for space without blocking the thread; from [`Producer::push_async`] and
+/// [`Batcher::push_async`]. Any executor can drive it.
+///
+/// Cancelling it (dropping it before it completed) is safe: the item was then not pushed, and is dropped with
+/// the future. To have it back instead, poll the future by reference and take the item with
+/// [`into_item`](Self::into_item).
+#[must_use = "a future does nothing until it is awaited"]
+pub struct PushAsync<'a, T> {
+    target: Target<'a, T>,
+    item: Option<T>,
+    /// The place in the lane's queue, while waiting.
+    ticket: Option<u64>,
+}
+
+pub(crate) enum Target<'a, T> {
+    Own(&'a mut Producer<T>),
+    /// The handle and the shard, which stays the same whichever thread polls.
+    Shared(&'a Batcher<T>, usize),
+}
+
+impl<'a, T> PushAsync<'a, T> {
+    pub(crate) fn new(target: Target<'a, T>, item: T) -> Self {
+        Self { target, item: Some(item), ticket: None }
+    }
+
+    /// The item, if it has not been pushed (or handed back in an error).
+    #[must_use]
+    pub fn into_item(mut self) -> Option<T> {
+        self.item.take()
+    }
+
+    /// Pushes from a thread: looks again for a moment, then parks.
+    pub(crate) fn wait(mut self) -> Result<(), PushError<T>> {
+        let backoff = Backoff::new();
+        while !cfg!(loom) && !backoff.is_completed() {
+            let Some(item) = self.item.take() else { unreachable!("the item left without a result") };
+            match self.target.attempt(item) {
+                Err(PushError::Full(item)) => self.item = Some(item),
+                done => return done,
+            }
+            backoff.snooze();
+        }
+        block_on(self)
+    }
+}
+
+impl<T> Target<'_, T> {
+    fn attempt(&mut self, item: T) -> Result<(), PushError<T>> {
+        match self {
+            Self::Own(producer) => producer.try_push(item),
+            Self::Shared(batcher, shard) => batcher.try_push_to(*shard, item),
+        }
+    }
+}
+
+// The item is moved in and out, never pinned.
+impl<T> Unpin for PushAsync<'_, T> {}
+
+impl<T> Future for PushAsync<'_, T> {
+    type Output = Result<(), PushError<T>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { target, item, ticket } = &mut *self;
+        let (shared, lane) = match target {
+            Target::Own(producer) => producer.parts(),
+            Target::Shared(batcher, shard) => batcher.parts(*shard),
+        };
+        shared.poll_push(&lane, ticket, context, item, |item| target.attempt(item))
+    }
+}
+
+impl<T> Drop for PushAsync<'_, T> {
+    fn drop(&mut self) {
+        if self.ticket.is_some() {
+            let (shared, lane) = match &self.target {
+                Target::Own(producer) => producer.parts(),
+                Target::Shared(batcher, shard) => batcher.parts(*shard),
+            };
+            shared.stop_waiting(&lane, &mut self.ticket);
+        }
+    }
+}
+
+impl<T> fmt::Debug for PushAsync<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PushAsync").field("waiting", &self.ticket.is_some()).finish_non_exhaustive()
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let waker = thread_waker();
+    let mut context = Context::from_waker(&waker);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return output;
+        }
+        park();
+    }
+}
+
+/// Made once for each thread, so that waiting allocates nothing.
+#[cfg(not(loom))]
+fn thread_waker() -> Waker {
+    thread_local! {
+        static WAKER: Waker = new_waker();
+    }
+    // A destructor of another thread-local value may push after this one is gone.
+    WAKER.try_with(Waker::clone).unwrap_or_else(|_| new_waker())
+}
+
+#[cfg(loom)]
+fn thread_waker() -> Waker {
+    new_waker()
+}
+
+fn new_waker() -> Waker {
+    Waker::from(std::sync::Arc::new(Unpark(current())))
+}

@@ -1,0 +1,94 @@
+//! The end: connections finish, then they are cut off, then everything has been given back.
+
+use crate::config::REAP_TIMEOUT;
+use crate::error::Result;
+use crate::reactor::Reactor;
+use crate::reactor::stream::connection::{Connection, Phase};
+use crate::reactor::stream::handler::CloseReason;
+use std::time::{Duration, Instant};
+
+impl Reactor {
+    /// Begins to stop: listeners close, and each handler's [`on_shutdown`](crate::reactor::Handler::on_shutdown) is called. What has
+    /// not finished within `grace` is cut off. Go on with [`turn`](Self::turn) until [`is_drained`](Self::is_drained).
+    pub fn begin_drain(&mut self, grace: Duration) {
+        let deadline = self.driver.now() + grace;
+        if self.drain_deadline.is_some_and(|earlier| earlier <= deadline) {
+            return;
+        }
+        let first = self.drain_deadline.replace(deadline).is_none();
+        if !first {
+            return;
+        }
+        for id in self.listeners.ids() {
+            self.end_listener(id);
+        }
+        for id in self.connections.ids() {
+            match self.connections.get(id).map(|connection| connection.link.phase) {
+                Some(Phase::Connecting) => self.change(id, |link| link.fail(CloseReason::Shutdown)),
+                Some(Phase::Open) => {
+                    self.call(id, |handler, io| handler.on_shutdown(io));
+                    self.settle(id);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether a drain has begun and everything has ended.
+    pub fn is_drained(&self) -> bool {
+        self.drain_deadline.is_some() && self.listeners.is_empty() && self.connections.is_empty()
+    }
+
+    /// Drains and waits for the end of it: at most `grace` for the connections to finish, and then
+    /// [`REAP_TIMEOUT`] for the kernel to let go of them.
+    pub fn drain(&mut self, grace: Duration) -> Result<()> {
+        self.begin_drain(grace);
+        self.run_until_drained()
+    }
+
+    /// Turns until a drain, begun here or by a command, has ended.
+    pub(crate) fn run_until_drained(&mut self) -> Result<()> {
+        while !self.is_drained() {
+            let limit = self.drain_deadline.map(|deadline| deadline + REAP_TIMEOUT);
+            let left = limit.map(|limit| limit.saturating_duration_since(self.driver.now()));
+            if left == Some(Duration::ZERO) {
+                // The driver leaks what the kernel has not given back.
+                break;
+            }
+            self.step(left)?;
+        }
+        self.shared.mailbox.close();
+        Ok(())
+    }
+
+    /// When the drain's deadline has to be looked at, if it still has.
+    pub(in crate::reactor) fn next_cut(&self) -> Option<Instant> {
+        self.drain_deadline.filter(|_| !self.drain_cut && !self.connections.is_empty())
+    }
+
+    /// Cuts off what has not finished by the drain's deadline.
+    pub(in crate::reactor) fn drain_timer(&mut self) {
+        if self.drain_deadline.is_none_or(|deadline| self.shared.now < deadline) {
+            return;
+        }
+        self.drain_cut = true;
+        for id in self.connections.ids() {
+            if let Some(Connection { link, .. }) = self.connections.get_mut(id)
+                && link.phase < Phase::Dead
+            {
+                link.fail(CloseReason::Shutdown);
+                self.settle(id);
+            }
+        }
+    }
+}
+
+impl Drop for Reactor {
+    fn drop(&mut self) {
+        self.shared.mailbox.close();
+        // Whoever did not drain wants it to end now. What the handlers still have to say, they may.
+        if !self.connections.is_empty() || !self.listeners.is_empty() {
+            let _ = self.drain(Duration::ZERO);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Handlers whose queues other threads fill without telling the reactor, as long as it looks there itself.
+//!
+//! Not to be told is what makes a push cheap. The price is paid here, once for all handlers: before the reactor sleeps,
+//! each of them says that it wants to be told from now on, a barrier makes sure that every push sees that, and then
+//! each looks a last time.
+
+use crate::batch;
+use crate::config::POLLED_OUTPUT_BYTES;
+use crate::reactor::Reactor;
+use crate::reactor::stream::connection::{Connection, Phase};
+use crate::reactor::stream::handler::Handler;
+use crate::reactor::stream::io::Io;
+use crate::reactor::table::Id;
+
+/// Turns without anything to do before the reactor would sleep.
+const IDLE_TURNS: u8 = 4;
+
+/// Turns without anything to do before a handler is let go of although others are busy.
+const LET_GO_TURNS: u8 = 64;
+
+#[derive(Debug, Default)]
+pub(in crate::reactor) struct Pollers {
+    /// Each with how often in a row it had nothing to do.
+    list: Vec<(Id, u8)>,
+    /// Whose turn it is.
+    next: usize,
+}
+
+impl Pollers {
+    /// Whether one of them had something to do lately, so that the reactor should not sleep.
+    pub(in crate::reactor) fn are_active(&self) -> bool {
+        self.list.iter().any(|(_, idle)| *idle < IDLE_TURNS)
+    }
+
+    /// Whether they keep the reactor awake although none of them had anything to do when it was asked last.
+    pub(in crate::reactor) fn found_nothing(&self) -> bool {
+        self.are_active() && self.list.iter().all(|(_, idle)| *idle > 0)
+    }
+}
+
+impl Reactor {
+    /// Asks each of them, but goes on only in the next turn once they had enough to send: what they wrote is still in the
+    /// cache when the kernel takes it, and so is the same memory when the next ones write.
+    pub(in crate::reactor) fn poll_handlers(&mut self) {
+        self.pollers.list.extend(self.shared.new_pollers.drain(..).map(|id| (id, 0)));
+        if self.pollers.list.is_empty() {
+            return;
+        }
+        let mut list = std::mem::take(&mut self.pollers.list);
+        let (mut next, mut tired, mut staged) = (self.pollers.next, false, 0);
+        for _ in 0..list.len() {
+            next = if next < list.len() { next } else { 0 };
+            let (id, idle) = &mut list[next];
+            let found = self.ask(*id, |handler, io| handler.on_poll(io));
+            *idle = if found { 0 } else { idle.saturating_add(1) };
+            tired |= *idle >= LET_GO_TURNS;
+            staged += if found { self.sendable_bytes(*id) } else { 0 };
+            if self.is_open(*id) {
+                next += 1;
+            } else {
+                list.swap_remove(next);
+            }
+            if staged >= POLLED_OUTPUT_BYTES {
+                break;
+            }
+        }
+        self.pollers.list = list;
+        self.pollers.next = next;
+        if tired {
+            self.retire(LET_GO_TURNS);
+        }
+    }
+
+    /// Lets go of all, for the reactor is about to sleep. `false` if it must not.
+    pub(in crate::reactor) fn retire_pollers(&mut self) -> bool {
+        self.pollers.list.is_empty() || {
+            self.retire(0);
+            self.pollers.list.is_empty()
+        }
+    }
+
+    /// Lets go of those that were idle for so many turns and find nothing even now.
+    fn retire(&mut self, idle_turns: u8) {
+        let mut list = std::mem::take(&mut self.pollers.list);
+        list.retain(|(id, _)| self.is_open(*id));
+        for (id, _) in list.iter().filter(|(_, idle)| *idle >= idle_turns) {
+            self.call(*id, |handler, _| handler.prepare_sleep());
+        }
+        batch::sleep_barrier();
+        list.retain_mut(|(id, idle)| {
+            if *idle < idle_turns {
+                return true;
+            }
+            *idle = 0;
+            let ready = self.ask(*id, |handler, _| handler.is_ready());
+            if let Some(Connection { link, .. }) = self.connections.get_mut(*id) {
+                link.polled = ready;
+            }
+            ready
+        });
+        self.pollers.list = list;
+    }
+
+    /// Calls the handler and settles the connection if the answer is `true` or the handler panicked.
+    fn ask(&mut self, id: Id, question: impl FnOnce(&mut dyn Handler, &mut Io<'_>) -> bool) -> bool {
+        let mut answer = None;
+        self.call(id, |handler, io| answer = Some(question(handler, io)));
+        if answer != Some(false) {
+            self.settle(id);
+        }
+        answer == Some(true)
+    }
+
+    /// Output of a connection that the kernel can have at once.
+    fn sendable_bytes(&self, id: Id) -> usize {
+        self.connections.get(id).map_or(
+            0,
+            |Connection { link, .. }| {
+                if link.sending == 0 { link.out.len() } else { 0 }
+            },
+        )
+    }
+
+    fn is_open(&self, id: Id) -> bool {
+        self.connections.get(id).is_some_and(|connection| connection.link.phase == Phase::Open)
+    }
+}

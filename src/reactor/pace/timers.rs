@@ -1,0 +1,82 @@
+//! Deadlines of connections and listeners.
+
+use crate::reactor::table::Id;
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+/// What a deadline is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Due {
+    /// A connection's handler asked to be called.
+    Handler(Id),
+    /// A connection has been connecting or closing for long enough.
+    Phase(Id),
+    /// A connection attempt has rested.
+    Connect(Id),
+    /// A listener has rested.
+    Accept(Id),
+    /// Something of the application is to be done.
+    Action(u64),
+}
+
+/// An ordered set: setting a deadline anew removes the old one, so that it never holds more than the tables' entries.
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    set: BTreeSet<(Instant, Due)>,
+}
+
+impl Timers {
+    /// Moves `due` from the deadline it has, which the caller remembers in `slot`, to another or to none.
+    pub(crate) fn change(&mut self, slot: &mut Option<Instant>, due: Due, deadline: Option<Instant>) {
+        if *slot == deadline {
+            return;
+        }
+        if let Some(old) = slot.take() {
+            self.set.remove(&(old, due));
+        }
+        if let Some(new) = deadline {
+            self.set.insert((new, due));
+        }
+        *slot = deadline;
+    }
+
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.set.first().map(|(deadline, _)| *deadline)
+    }
+
+    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<Due> {
+        if self.next()? > now {
+            return None;
+        }
+        self.set.pop_first().map(|(_, due)| due)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.set.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::table::Table;
+    use std::time::Duration;
+
+    #[test]
+    fn deadlines_fire_in_order_and_once() {
+        let (mut timers, mut table, now) = (Timers::default(), Table::new(), Instant::now());
+        let ids: Vec<Id> = (0..3).map(|_| table.insert(|_| ())).collect();
+        let mut slots = [None; 3];
+        for (i, after) in [30, 10, 20].into_iter().enumerate() {
+            timers.change(&mut slots[i], Due::Handler(ids[i]), Some(now + Duration::from_secs(after)));
+        }
+        timers.change(&mut slots[2], Due::Handler(ids[2]), None);
+        timers.change(&mut slots[0], Due::Handler(ids[0]), Some(now + Duration::from_secs(5)));
+        assert_eq!(timers.pop_expired(now), None);
+        let later = now + Duration::from_secs(60);
+        assert_eq!(timers.pop_expired(later), Some(Due::Handler(ids[0])));
+        assert_eq!(timers.pop_expired(later), Some(Due::Handler(ids[1])));
+        assert_eq!(timers.pop_expired(later), None);
+        assert!(timers.is_empty());
+    }
+}

@@ -1,0 +1,204 @@
+//! How sockets are set up, and the limits of what they carry.
+
+use crate::config::{self, Limits};
+use crate::error::{Error, Result};
+use socket2::{SockRef, TcpKeepalive};
+use std::io;
+use std::time::Duration;
+
+/// Options of a connection, on either side.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct StreamOptions {
+    nodelay: bool,
+    receive_buffer: Option<usize>,
+    send_buffer: Option<usize>,
+    keepalive: Option<Duration>,
+    user_timeout: Option<Duration>,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) close_timeout: Duration,
+    pub(crate) limits: Limits,
+}
+
+impl Default for StreamOptions {
+    fn default() -> Self {
+        StreamOptions {
+            nodelay: true,
+            receive_buffer: None,
+            send_buffer: None,
+            keepalive: None,
+            user_timeout: None,
+            connect_timeout: config::CONNECT_TIMEOUT,
+            close_timeout: config::CLOSE_TIMEOUT,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl StreamOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        StreamOptions::default()
+    }
+
+    /// Sends small segments at once (`TCP_NODELAY`). On by default: batching happens before the socket.
+    pub fn nodelay(mut self, on: bool) -> Self {
+        self.nodelay = on;
+        self
+    }
+
+    /// The kernel's receive buffer in bytes (`SO_RCVBUF`). Left to the kernel by default, which adapts it.
+    pub fn receive_buffer(mut self, bytes: usize) -> Self {
+        self.receive_buffer = Some(bytes);
+        self
+    }
+
+    /// The kernel's send buffer in bytes (`SO_SNDBUF`). Left to the kernel by default, which adapts it.
+    pub fn send_buffer(mut self, bytes: usize) -> Self {
+        self.send_buffer = Some(bytes);
+        self
+    }
+
+    /// Probes a peer that has been silent for this long. Off by default. TCP only.
+    pub fn keepalive(mut self, idle: Duration) -> Self {
+        self.keepalive = Some(idle);
+        self
+    }
+
+    /// Fails a connection whose output has gone unacknowledged for this long (`TCP_USER_TIMEOUT`). The kernel's own,
+    /// much longer, time by default. Linux only; ignored elsewhere.
+    pub fn user_timeout(mut self, timeout: Duration) -> Self {
+        self.user_timeout = Some(timeout);
+        self
+    }
+
+    /// How long a connection attempt may take: [`config::CONNECT_TIMEOUT`] unless set.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a closed connection waits for its peer to finish: [`config::CLOSE_TIMEOUT`] unless set.
+    pub fn close_timeout(mut self, timeout: Duration) -> Self {
+        self.close_timeout = timeout;
+        self
+    }
+
+    /// Bytes of output that may wait for the peer: from `soft` on, input is not read; beyond `hard`, the connection is
+    /// closed. [`config::OUTPUT_SOFT_BYTES`] and [`config::OUTPUT_HARD_BYTES`] unless set.
+    pub fn output_limits(mut self, soft: usize, hard: usize) -> Self {
+        self.limits.output_soft = soft;
+        self.limits.output_hard = hard;
+        self
+    }
+
+    /// Bytes of input that the handler may leave unconsumed, which bounds the size of a frame:
+    /// [`config::INPUT_BYTES`] unless set.
+    pub fn input_limit(mut self, bytes: usize) -> Self {
+        self.limits.input = bytes;
+        self
+    }
+
+    /// Bytes that other threads may have written through a [`Handle`](crate::reactor::Handle) and the reactor not yet taken
+    /// over: [`config::OUTBOX_BYTES`] unless set.
+    pub fn outbox_limit(mut self, bytes: usize) -> Self {
+        self.limits.outbox = bytes;
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        let Limits { output_soft, output_hard, input, outbox } = self.limits;
+        if output_soft == 0 || output_soft > output_hard {
+            return Err(Error::InvalidSetting(format!(
+                "output limits must be 0 < soft <= hard, not {output_soft} and {output_hard}"
+            )));
+        }
+        if input == 0 || outbox == 0 {
+            return Err(Error::InvalidSetting(
+                "input and outbox limits must be at least one byte".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Sets what must be known before the connection is made: the size of the window is agreed on then.
+    pub(crate) fn apply_early(&self, socket: SockRef<'_>) -> io::Result<()> {
+        if let Some(bytes) = self.receive_buffer {
+            socket.set_recv_buffer_size(bytes)?;
+        }
+        if let Some(bytes) = self.send_buffer {
+            socket.set_send_buffer_size(bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Sets the rest, on a TCP socket.
+    pub(crate) fn apply_tcp(&self, socket: SockRef<'_>) -> io::Result<()> {
+        socket.set_tcp_nodelay(self.nodelay)?;
+        if let Some(idle) = self.keepalive {
+            socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))?;
+        }
+        #[cfg(target_os = "linux")]
+        if let Some(timeout) = self.user_timeout {
+            socket.set_tcp_user_timeout(Some(timeout))?;
+        }
+        Ok(())
+    }
+}
+
+/// Options of a server.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ListenOptions {
+    pub(crate) backlog: u32,
+    pub(crate) connections: usize,
+    pub(crate) only_v6: bool,
+    pub(crate) stream: StreamOptions,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        ListenOptions {
+            backlog: config::BACKLOG,
+            connections: config::CONNECTIONS,
+            only_v6: false,
+            stream: StreamOptions::default(),
+        }
+    }
+}
+
+impl ListenOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        ListenOptions::default()
+    }
+
+    /// Connections that may wait to be accepted: [`config::BACKLOG`] unless set.
+    pub fn backlog(mut self, connections: u32) -> Self {
+        self.backlog = connections;
+        self
+    }
+
+    /// Connections that the server has at most, on all its reactors: [`config::CONNECTIONS`] unless set. Those beyond
+    /// are closed at once and counted as refused.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.connections = connections;
+        self
+    }
+
+    /// Whether an IPv6 socket leaves IPv4 clients to others. Off by default: `[::]` serves both.
+    pub fn only_v6(mut self, on: bool) -> Self {
+        self.only_v6 = on;
+        self
+    }
+
+    /// The options of each connection.
+    pub fn stream(mut self, options: StreamOptions) -> Self {
+        self.stream = options;
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        self.stream.check()
+    }
+}

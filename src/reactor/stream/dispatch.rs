@@ -1,0 +1,229 @@
+//! Completions find their connections, and connections' handlers are called.
+
+use super::connection::{Connection, Link, Phase, Reading};
+use super::handler::{CloseReason, Handler};
+use super::io::Io;
+use crate::buf::{BufferId, Inbox, Offered, Payload};
+use crate::driver::{self, Completion, Event, Kind, Op, Received};
+use crate::reactor::table::Id;
+use crate::reactor::{Reactor, Shared};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+impl Reactor {
+    pub(in crate::reactor) fn handle_completions(&mut self) {
+        let mut completions = std::mem::take(&mut self.completions);
+        for Completion { token, event, more } in completions.drain(..) {
+            let id = Id::from(token);
+            match event {
+                Event::Accepted(result) => self.accepted(id, result, more),
+                Event::Connected(result) => self.connected(id, result),
+                Event::Received(result) => self.received(id, result, more),
+                Event::Sent(result, payload) => self.sent(id, result, payload),
+                Event::NotCancelled => self.cancel_again(id, token.kind()),
+            }
+        }
+        self.completions = completions;
+        self.run_deferred();
+    }
+
+    fn received(&mut self, id: Id, result: io::Result<Received>, more: bool) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else {
+            if let Ok(Received::Data(buffer, _)) = result {
+                self.driver.release(buffer);
+            }
+            return;
+        };
+        if !more {
+            link.reading = Reading::Idle;
+        }
+        match result {
+            Ok(Received::Data(buffer, len)) => self.feed(id, buffer, len),
+            Ok(Received::End) => {
+                link.reading = Reading::Ended;
+                link.end_owed = true;
+            }
+            Err(error) if driver::is_out_of_buffers(&error) => {
+                self.shared.counters.pool_parks.add(1);
+                link.reading = Reading::Starved;
+                self.starved.push_back(id);
+            }
+            // Cancelled by `settle`, or to be armed again by it.
+            Err(error) if driver::is_cancelled(&error) || is_transient(&error) => {}
+            Err(error) => {
+                link.reading = Reading::Ended;
+                link.fail(CloseReason::Failed(error));
+            }
+        }
+        self.settle(id);
+    }
+
+    fn cancel_again(&mut self, id: Id, kind: Kind) {
+        let (descriptor, waits) = match (kind, self.connections.get(id), self.listeners.get(id)) {
+            (Kind::Accept, _, Some(listener)) => {
+                (listener.socket.as_raw_fd(), listener.cancelled && listener.armed)
+            }
+            (Kind::Accept, ..) | (_, None, _) => return,
+            (_, Some(Connection { link, .. }), _) => {
+                let waits = match kind {
+                    Kind::Receive => link.reading == Reading::Cancelling,
+                    Kind::Send => link.send_cancelled && link.sending > 0,
+                    _ => link.connect_cancelled && link.connecting,
+                };
+                (link.descriptor(), waits)
+            }
+        };
+        if waits {
+            self.driver.cancel(id.token(kind), descriptor);
+            self.unsubmitted = true;
+        }
+    }
+
+    /// Shows received bytes to the handler, and gives the buffer back.
+    fn feed(&mut self, id: Id, buffer: BufferId, len: usize) {
+        let counters = &self.shared.counters;
+        counters.receives.add(1);
+        counters.received_bytes.add(len as u64);
+        let Some(Connection { handler, link }) = self.connections.get_mut(id) else { return };
+        let bytes = self.driver.bytes(buffer, len);
+        match link.phase {
+            Phase::Open if link.wants_input() => {
+                let mut inbox = std::mem::take(&mut link.inbox);
+                inbox.offer(bytes, &mut self.shared, |shared, bytes| {
+                    show(&mut **handler, link, shared, bytes)
+                });
+                put_back(link, inbox, &mut self.shared);
+            }
+            Phase::Open => {
+                link.inbox.keep(bytes, &mut self.shared.spare);
+                link.unread = true;
+            }
+            // Nobody wants them any more.
+            Phase::Connecting | Phase::Flushing | Phase::Lingering | Phase::Dead => {}
+        }
+        self.driver.release(buffer);
+    }
+
+    /// Shows the handler once more what it left when it was paused.
+    pub(in crate::reactor) fn feed_again(&mut self, id: Id) {
+        let Some(Connection { handler, link }) = self.connections.get_mut(id) else { return };
+        let mut inbox = std::mem::take(&mut link.inbox);
+        inbox.offer_again(&mut self.shared, |shared, bytes| show(&mut **handler, link, shared, bytes));
+        put_back(link, inbox, &mut self.shared);
+    }
+
+    fn sent(&mut self, id: Id, result: io::Result<usize>, mut payload: Payload) {
+        let counters = &self.shared.counters;
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        link.sending = 0;
+        match result {
+            Ok(sent) => {
+                counters.sends.add(1);
+                counters.sent_bytes.add(sent as u64);
+                link.unsolicited = link.unsolicited.saturating_sub(sent);
+                payload.advance(sent);
+                if payload.is_empty() || link.phase == Phase::Dead {
+                    self.shared.spare.give(payload.into_text());
+                } else {
+                    counters.short_sends.add(1);
+                    self.send(id, payload);
+                }
+            }
+            Err(error) if is_transient(&error) && link.phase < Phase::Dead => self.send(id, payload),
+            Err(error) => link.fail(CloseReason::Failed(error)),
+        }
+        self.tell_drained(id);
+        self.settle(id);
+    }
+
+    fn tell_drained(&mut self, id: Id) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        if link.undrained && link.pending_output() == 0 {
+            link.undrained = false;
+            if link.phase == Phase::Open {
+                self.call(id, |handler, io| handler.on_drained(io));
+            }
+        }
+    }
+
+    /// Hands a payload to the driver. The caller has made sure that none is in flight.
+    pub(in crate::reactor) fn send(&mut self, id: Id, payload: Payload) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        link.sending = payload.len();
+        self.driver.submit(id.token(Kind::Send), Op::Send { socket: link.descriptor(), payload });
+        self.unsubmitted = true;
+    }
+
+    pub(in crate::reactor) fn look_into_outbox(&mut self, id: Id) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        if link.collect_outbox(link.wants_outbox()) && link.phase == Phase::Open {
+            self.call(id, |handler, io| handler.on_notify(io));
+        }
+        self.settle(id);
+    }
+
+    pub(in crate::reactor) fn handler_timer(&mut self, id: Id) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        (link.handler_timer, link.handler_deadline) = (None, None);
+        if link.phase == Phase::Open {
+            self.call(id, |handler, io| handler.on_timer(io));
+        }
+        self.settle(id);
+    }
+
+    /// Changes a connection's state from outside its handler.
+    pub(in crate::reactor) fn change(&mut self, id: Id, change: impl FnOnce(&mut Link)) {
+        if let Some(Connection { link, .. }) = self.connections.get_mut(id) {
+            change(link);
+            self.settle(id);
+        }
+    }
+
+    /// Calls the handler; a panic ends the connection and nothing else.
+    pub(in crate::reactor) fn call(&mut self, id: Id, call: impl FnOnce(&mut dyn Handler, &mut Io<'_>)) {
+        let Some(Connection { handler, link }) = self.connections.get_mut(id) else { return };
+        let mut io = Io { link, shared: &mut self.shared };
+        if catch_unwind(AssertUnwindSafe(|| call(&mut **handler, &mut io))).is_err() {
+            panicked(link, &self.shared);
+        }
+    }
+}
+
+/// Offers bytes to a handler, with the hint and the stop that [`Inbox`] wants to know of.
+fn show(handler: &mut dyn Handler, link: &mut Link, shared: &mut Shared, bytes: &[u8]) -> Offered {
+    link.wanted = 0;
+    let mut io = Io { link, shared };
+    let consumed = catch_unwind(AssertUnwindSafe(|| {
+        let consumed = handler.on_bytes(&mut io, bytes);
+        assert!(consumed <= bytes.len(), "on_bytes consumed {consumed} of {} bytes", bytes.len());
+        consumed
+    }));
+    let consumed = consumed.unwrap_or_else(|_| {
+        panicked(link, shared);
+        bytes.len()
+    });
+    Offered { consumed, wanted: link.wanted, stop: link.phase != Phase::Open || link.paused }
+}
+
+fn put_back(link: &mut Link, mut inbox: Inbox, shared: &mut Shared) {
+    if link.phase > Phase::Open {
+        inbox.release(&mut shared.spare);
+    }
+    let (pending, limit) = (inbox.len(), link.options.limits.input);
+    link.inbox = inbox;
+    link.unread = link.paused && pending > 0;
+    if pending > limit {
+        link.fail(CloseReason::InputLimit { pending, limit });
+    }
+}
+
+fn panicked(link: &mut Link, shared: &Shared) {
+    shared.counters.handler_panics.add(1);
+    crate::log::handler_panicked(&link.peer);
+    link.fail(CloseReason::Panicked);
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+}

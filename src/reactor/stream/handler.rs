@@ -1,0 +1,128 @@
+//! What an application does with a connection.
+
+use super::io::Io;
+use std::fmt;
+use std::io;
+
+/// The application's half of a connection. Made by the factory given to `listen` or `connect`, on the reactor's thread,
+/// where it stays: it needs no locks and need not be `Send`.
+///
+/// A panic in any of these closes the connection and harms no other.
+pub trait Handler: 'static {
+    /// The connection is established.
+    fn on_open(&mut self, io: &mut Io<'_>) {
+        let _ = io;
+    }
+
+    /// Bytes arrived; they lie where the kernel put them. Returns how many were consumed; the rest comes again with
+    /// more behind it.
+    fn on_bytes(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> usize;
+
+    /// The peer sends no more. Unconsumed bytes, if any, stay unconsumed. What happens next is the handler's choice;
+    /// unless it chooses, pending output is sent and the connection closed.
+    fn on_end(&mut self, io: &mut Io<'_>) {
+        io.close();
+    }
+
+    /// The kernel has taken all output.
+    fn on_drained(&mut self, io: &mut Io<'_>) {
+        let _ = io;
+    }
+
+    /// [`Handle::notify`](crate::reactor::Handle::notify) was called, once or more often, since the last time.
+    fn on_notify(&mut self, io: &mut Io<'_>) {
+        let _ = io;
+    }
+
+    /// Called in every turn while [`Io::poll_me`] holds: for a handler that takes from queues which other threads fill without
+    /// telling, such as a [`Consumer`](crate::batch::Consumer)'s. `true` if there was something to do. Once there was
+    /// nothing for a few turns, the reactor lets go of the handler, and before it sleeps in any case; then
+    /// [`prepare_sleep`](Self::prepare_sleep) is called.
+    fn on_poll(&mut self, io: &mut Io<'_>) -> bool {
+        let _ = io;
+        false
+    }
+
+    /// The handler will not be polled any more: from now on its queues have to [`notify`](crate::reactor::Handle::notify). Behind
+    /// this call the reactor passes [`sleep_barrier`](crate::batch::sleep_barrier).
+    fn prepare_sleep(&mut self) {}
+
+    /// Asked behind that barrier: whether something came in the meantime. Then polling goes on.
+    fn is_ready(&self) -> bool {
+        false
+    }
+
+    /// The timer set by [`Io::set_timer`] expired.
+    fn on_timer(&mut self, io: &mut Io<'_>) {
+        let _ = io;
+    }
+
+    /// The reactor wants to stop. A handler with nothing in progress closes, which is what happens unless it chooses
+    /// otherwise; one that does not close is cut off at the deadline.
+    fn on_shutdown(&mut self, io: &mut Io<'_>) {
+        io.close();
+    }
+
+    /// The connection has ended, or was never established. The last call.
+    fn on_close(&mut self, reason: &CloseReason) {
+        let _ = reason;
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// It was closed by this side, and everything that was written was handed to the kernel.
+    Closed,
+    /// This side aborted it: what was not sent yet is lost.
+    Aborted,
+    /// The socket failed, for example because the peer reset the connection.
+    Failed(io::Error),
+    /// It could not be established.
+    ConnectFailed(io::Error),
+    /// The peer read too slowly: more output was waiting than allowed.
+    OutputLimit {
+        /// Bytes that were waiting.
+        pending: usize,
+        /// The limit ([`StreamOptions::output_limits`](crate::reactor::StreamOptions::output_limits)).
+        limit: usize,
+    },
+    /// The handler left more input unconsumed than allowed.
+    InputLimit {
+        /// Bytes that were unconsumed.
+        pending: usize,
+        /// The limit ([`StreamOptions::input_limit`](crate::reactor::StreamOptions::input_limit)).
+        limit: usize,
+    },
+    /// The handler panicked.
+    Panicked,
+    /// The reactor stopped before the connection was finished.
+    Shutdown,
+}
+
+impl CloseReason {
+    /// Nothing that was written is known to be lost.
+    pub fn is_clean(&self) -> bool {
+        matches!(self, CloseReason::Closed)
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CloseReason::Closed => f.write_str("closed"),
+            CloseReason::Aborted => f.write_str("aborted by this side"),
+            CloseReason::Failed(error) => write!(f, "the connection failed: {error}"),
+            CloseReason::ConnectFailed(error) => write!(f, "could not connect: {error}"),
+            CloseReason::OutputLimit { pending, limit } => {
+                write!(f, "{pending} bytes of output waited for the peer; the limit is {limit}")
+            }
+            CloseReason::InputLimit { pending, limit } => {
+                write!(f, "the handler left {pending} bytes of input unconsumed; the limit is {limit}")
+            }
+            CloseReason::Panicked => f.write_str("the handler panicked"),
+            CloseReason::Shutdown => f.write_str("the reactor stopped"),
+        }
+    }
+}

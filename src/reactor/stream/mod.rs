@@ -1,0 +1,7 @@
+//! What a handler has in its hands, from its first completion to its last.
+
+pub(super) mod connection;
+pub(super) mod dispatch;
+pub(super) mod handler;
+pub(super) mod io;
+pub(super) mod settle;

@@ -1,0 +1,45 @@
+//! A reactor, in the hands of other threads.
+
+use super::mailbox::{Command, Mailbox};
+use crate::error::{Error, Result};
+use crate::metrics::{Metrics, PaddedCounters};
+use crate::reactor::Reactor;
+use std::fmt;
+use std::sync::Arc;
+
+/// Hands work to a reactor from any thread, and reads its counters. Cheap to clone.
+#[derive(Clone)]
+pub struct ReactorHandle {
+    mailbox: Arc<Mailbox>,
+    counters: Arc<PaddedCounters>,
+}
+
+impl ReactorHandle {
+    pub(in crate::reactor) fn new(mailbox: Arc<Mailbox>, counters: Arc<PaddedCounters>) -> Self {
+        ReactorHandle { mailbox, counters }
+    }
+
+    /// Does something with the reactor on its own thread, soon. Fails when the reactor has stopped; if it stops before it
+    /// comes to it, `action` is dropped.
+    pub fn run(&self, action: impl FnOnce(&mut Reactor) + Send + 'static) -> Result<()> {
+        self.mailbox.post(Command::Run(Box::new(action))).map_err(|_| Error::Stopped)
+    }
+
+    /// Ends the reactor's wait, the current one or the next.
+    pub fn wake(&self) {
+        self.mailbox.wake();
+    }
+
+    /// The counters so far.
+    pub fn metrics(&self) -> Metrics {
+        let mut metrics = self.counters.read();
+        (metrics.wakes_sent, metrics.wakes_saved) = self.mailbox.wakes();
+        metrics
+    }
+}
+
+impl fmt::Debug for ReactorHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReactorHandle").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,147 @@
+//! What a client does with responses.
+
+use super::expected::{Expected, Recipient, streamed_id};
+use crate::codec::{Correlation, CorrelationKind, EncodeError, Protocol, Request, Response, ResponseRef};
+use crate::rpc::Unfinished;
+use std::mem::ManuallyDrop;
+
+/// The client's side of one connection, on the reactor: gets the responses of requests that were made here or by producers.
+/// Those of a [`Call`](crate::rpc::Call) go to the one who made it.
+///
+/// A closure `FnMut(response)` is one.
+pub trait Caller<P: Protocol>: Send + 'static {
+    /// The connection is established, for the first time or anew. Requests made here go out at once: no queue, no other thread.
+    fn on_open(&mut self, requests: &mut Requests<'_, P>) {
+        let _ = requests;
+    }
+
+    /// A response came. Requests made here leave with all others of this turn.
+    fn on_response(&mut self, requests: &mut Requests<'_, P>, response: ResponseRef<'_, P>);
+
+    /// The connection has ended, with everything answered or not.
+    fn on_close(&mut self, end: &Result<(), Unfinished>) {
+        let _ = end;
+    }
+}
+
+impl<P: Protocol, F> Caller<P> for F
+where
+    F: FnMut(ResponseRef<'_, P>) + Send + 'static,
+{
+    #[inline]
+    fn on_response(&mut self, _requests: &mut Requests<'_, P>, response: ResponseRef<'_, P>) {
+        self(response);
+    }
+}
+
+/// Throws away what nobody called for.
+#[derive(Debug)]
+pub(in crate::rpc) struct NoCaller;
+
+impl<P: Protocol> Caller<P> for NoCaller {
+    fn on_response(&mut self, _requests: &mut Requests<'_, P>, _response: ResponseRef<'_, P>) {}
+}
+
+/// The way to make requests on the reactor itself.
+pub struct Requests<'a, P: Protocol> {
+    codec: &'a mut P::RequestCodec,
+    expected: &'a mut Expected<Response<P>>,
+    /// The connection's output, taken out of it for the time of this value. As nothing that is called where there is nothing
+    /// special to do has this value's address, the compiler can keep all of it in registers.
+    out: ManuallyDrop<Vec<u8>>,
+    home: &'a mut Vec<u8>,
+    full: usize,
+    /// The output has not ended.
+    accepts: bool,
+    /// Streamed requests that were made here and that `expected` does not know of yet.
+    made: u64,
+    /// Streamed requests that were taken out of `expected` and have no response yet.
+    due: u64,
+}
+
+impl<'a, P: Protocol> Requests<'a, P> {
+    pub(in crate::rpc) fn new(
+        codec: &'a mut P::RequestCodec,
+        expected: &'a mut Expected<Response<P>>,
+        home: &'a mut Vec<u8>,
+        room: usize,
+        accepts: bool,
+    ) -> Self {
+        let out = ManuallyDrop::new(std::mem::take(home));
+        Requests { codec, expected, full: out.len() + room, out, home, accepts, made: 0, due: 0 }
+    }
+
+    /// Makes a request, whose response comes to [`Caller::on_response`].
+    ///
+    /// # Errors
+    ///
+    /// The request cannot be encoded, or the client was closed and only responses are still coming.
+    #[inline]
+    pub fn push(&mut self, request: &Request<P>) -> Result<(), EncodeError> {
+        if !self.accepts {
+            return Err(EncodeError::custom("the client is closed: no request can be made any more"));
+        }
+        P::Correlation::encode(self.codec, streamed_id::<P::Correlation>(), request, &mut self.out)?;
+        self.made += 1;
+        Ok(())
+    }
+
+    /// Bytes of requests that may still be written before those of calls and producers wait. What is written beyond that
+    /// counts up to the hard limit of output, where the connection is closed.
+    pub fn room(&self) -> usize {
+        self.full.saturating_sub(self.out.len())
+    }
+
+    /// Requests in flight; 0 if the protocol has no correlation, when nobody can know.
+    pub fn in_flight(&self) -> u64 {
+        match P::Correlation::KIND {
+            CorrelationKind::Uncorrelated => 0,
+            CorrelationKind::InOrder | CorrelationKind::ById => {
+                self.expected.requests() + self.made + self.due
+            }
+        }
+    }
+
+    /// Whom the next response, which has this id, is for.
+    #[inline]
+    pub(in crate::rpc) fn recipient(&mut self, id: u64) -> Option<Recipient<Response<P>>> {
+        if self.due == 0 {
+            self.due = take_due(self.expected, std::mem::take(&mut self.made));
+            if self.due == 0 {
+                return self.expected.recipient(id);
+            }
+        }
+        self.due -= 1;
+        Some(Recipient::Callback)
+    }
+}
+
+/// How many responses from the next one on are for the callback, now that `expected` knows of those made since.
+#[cold]
+#[inline(never)]
+fn take_due<R>(expected: &mut Expected<R>, made: u64) -> u64 {
+    expected.streamed(made);
+    expected.take_streamed()
+}
+
+#[cold]
+#[inline(never)]
+fn give_back<R>(expected: &mut Expected<R>, made: u64, due: u64, home: &mut Vec<u8>, out: Vec<u8>) {
+    expected.streamed(made);
+    expected.put_back_streamed(due);
+    *home = out;
+}
+
+impl<P: Protocol> Drop for Requests<'_, P> {
+    #[inline]
+    fn drop(&mut self) {
+        let out = ManuallyDrop::into_inner(std::mem::take(&mut self.out));
+        give_back(self.expected, self.made, self.due, self.home, out);
+    }
+}
+
+impl<P: Protocol> std::fmt::Debug for Requests<'_, P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Requests").field("in_flight", &self.in_flight()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,89 @@
+//! The deadlines of a client's calls, with one timer for all of them.
+
+use super::call::CallState;
+use super::target::Target;
+use crate::reactor::{Reactor, ReactorHandle};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+/// When, and a number that tells equal times apart.
+pub(in crate::rpc) type DeadlineKey = (Instant, u64);
+
+/// Holds no more entries than there are calls: each takes its own away when it ends.
+pub(in crate::rpc) struct Deadlines<Res> {
+    reactor: ReactorHandle,
+    target: Arc<Target>,
+    inner: Mutex<Inner<Res>>,
+}
+
+struct Inner<Res> {
+    calls: BTreeMap<DeadlineKey, Weak<CallState<Res>>>,
+    next: u64,
+    /// When the timer that counts will fire. Those that were set for later find another time here, and do nothing.
+    armed: Option<Instant>,
+}
+
+impl<Res: Send + 'static> Deadlines<Res> {
+    pub(in crate::rpc) fn new(reactor: ReactorHandle, target: Arc<Target>) -> Arc<Self> {
+        let inner = Inner { calls: BTreeMap::new(), next: 0, armed: None };
+        Arc::new(Deadlines { reactor, target, inner: Mutex::new(inner) })
+    }
+
+    pub(in crate::rpc) fn insert(
+        self: &Arc<Self>,
+        deadline: Instant,
+        call: &Arc<CallState<Res>>,
+    ) -> DeadlineKey {
+        let mut inner = self.inner.lock();
+        let key = (deadline, inner.next);
+        inner.next += 1;
+        inner.calls.insert(key, Arc::downgrade(call));
+        if inner.armed.is_none_or(|armed| deadline < armed) {
+            inner.armed = Some(deadline);
+            drop(inner);
+            let deadlines = self.clone();
+            // A reactor that has stopped has failed the calls already.
+            let _ = self.reactor.run(move |reactor| deadlines.arm(reactor, deadline));
+        }
+        key
+    }
+
+    pub(in crate::rpc) fn remove(&self, key: DeadlineKey) {
+        self.inner.lock().calls.remove(&key);
+    }
+
+    fn arm(self: Arc<Self>, reactor: &mut Reactor, deadline: Instant) {
+        let delay = deadline.saturating_duration_since(Instant::now());
+        reactor.after(delay, move |reactor| self.fire(reactor, deadline));
+    }
+
+    fn fire(self: Arc<Self>, reactor: &mut Reactor, at: Instant) {
+        let now = Instant::now();
+        let mut expired = Vec::new();
+        let next = {
+            let mut inner = self.inner.lock();
+            if inner.armed != Some(at) {
+                return;
+            }
+            while let Some(entry) = inner.calls.first_entry().filter(|entry| entry.key().0 <= now) {
+                expired.push(entry.remove());
+            }
+            inner.armed = inner.calls.first_key_value().map(|((deadline, _), _)| *deadline);
+            inner.armed
+        };
+        expired.iter().filter_map(Weak::upgrade).for_each(|call| call.time_out());
+        self.target.call_given_up();
+        if let Some(next) = next {
+            self.arm(reactor, next);
+        }
+    }
+}
+
+impl<Res> fmt::Debug for Deadlines<Res> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deadlines").field("calls", &self.inner.lock().calls.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,443 @@
+//! The right to answer one request, now or later, here or elsewhere.
+#![allow(unsafe_code)]
+
+use crate::reactor::Handle;
+use parking_lot::Mutex;
+use std::cell::{Cell, UnsafeCell};
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Answers one request.
+///
+/// Sent while the service is being called, the response goes straight into the connection's output: no lock, no allocation.
+/// Or move it to another thread or task and send it whenever it is ready.
+///
+/// One that is dropped without being sent is not forgotten: the service is asked for a substitute
+/// ([`Service::substitute`](crate::rpc::Service::substitute)), and if it has none, the connection is closed behind the responses
+/// before it. Only a protocol without correlation has no need of that.
+#[must_use = "a request without a reply closes its connection"]
+pub struct Reply<R> {
+    /// Where the response goes if it is not sent at once. A reference that the slot counted beforehand, and that passes to
+    /// this reply when it leaves its dispatch.
+    later: NonNull<Later<R>>,
+    ticket: u64,
+    dispatch: u64,
+    slot: *const Slot<R>,
+}
+
+/// What the request that is being served came to so far.
+pub(in crate::rpc) enum Answer<R> {
+    /// The reply is alive, or was sent from elsewhere.
+    Later,
+    Now(R),
+    Dropped,
+}
+
+/// Where a reply leaves its response as long as its service is being called.
+pub(in crate::rpc) struct Slot<R> {
+    state: UnsafeCell<SlotState<R>>,
+    /// Counted once more than this slot needs it: for the reply that is out.
+    spare: Cell<NonNull<Later<R>>>,
+}
+
+struct SlotState<R> {
+    /// The request that is being served.
+    ticket: u64,
+    answer: Answer<R>,
+}
+
+/// Where replies go that were not sent while the service was being called.
+pub(in crate::rpc) struct Later<R> {
+    done: Mutex<Vec<(u64, Option<R>)>>,
+    /// None only in this file's tests.
+    handle: Option<Handle>,
+}
+
+thread_local! {
+    /// The dispatch that is going on on this thread; 0 if none.
+    static CURRENT: Cell<u64> = const { Cell::new(0) };
+    /// The next number of this thread's block of them.
+    static NEXT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Numbers that a thread takes at a time.
+const BLOCK: u64 = 1 << 32;
+
+/// No two dispatches of the process have the same number.
+fn fresh_dispatch() -> u64 {
+    static BLOCKS: AtomicU64 = AtomicU64::new(1);
+    let mut number = NEXT.get();
+    if number.is_multiple_of(BLOCK) {
+        number = BLOCKS.fetch_add(1, Ordering::Relaxed) * BLOCK + 1;
+    }
+    NEXT.set(number + 1);
+    number
+}
+
+/// Requests of one connection being served on this thread, one after the other. While it lives, replies made by it find
+/// their slot.
+pub(in crate::rpc) struct Dispatch<'a, R> {
+    slot: &'a Slot<R>,
+    later: &'a Arc<Later<R>>,
+    number: u64,
+    outer: u64,
+}
+
+impl<R> Slot<R> {
+    pub(in crate::rpc) fn new(later: &Arc<Later<R>>) -> Self {
+        let state = SlotState { ticket: NOBODY, answer: Answer::Later };
+        Slot { state: UnsafeCell::new(state), spare: Cell::new(counted(later.clone())) }
+    }
+
+    /// The reply that was out has taken the spare reference with it: counts another one.
+    #[cold]
+    fn replace_spare(&self, later: &Arc<Later<R>>) {
+        self.spare.set(counted(later.clone()));
+    }
+}
+
+impl<R> Drop for Slot<R> {
+    fn drop(&mut self) {
+        // SAFETY: the slot owns the spare reference: whenever a reply took it, another one was put in its place.
+        drop(unsafe { Arc::from_raw(self.spare.get().as_ptr()) });
+    }
+}
+
+/// A reference that somebody has to give back by `Arc::from_raw`.
+fn counted<R>(later: Arc<Later<R>>) -> NonNull<Later<R>> {
+    NonNull::new(Arc::into_raw(later).cast_mut()).expect("an `Arc` is never null")
+}
+
+/// A ticket that no request has.
+const NOBODY: u64 = u64::MAX;
+
+impl<'a, R> Dispatch<'a, R> {
+    pub(in crate::rpc) fn begin(slot: &'a Slot<R>, later: &'a Arc<Later<R>>) -> Self {
+        let number = fresh_dispatch();
+        Dispatch { slot, later, number, outer: CURRENT.replace(number) }
+    }
+
+    /// Makes the reply of the request with this ticket, calls the service with it, and says what came of it. Tickets must
+    /// not repeat within a connection. The answer stays where it is, for a large response is best encoded there; what is
+    /// not taken is dropped before the next request.
+    #[inline]
+    pub(in crate::rpc) fn serve(&mut self, ticket: u64, serve: impl FnOnce(Reply<R>)) -> &mut Answer<R> {
+        let state = self.state();
+        state.answer = Answer::Later;
+        state.ticket = ticket;
+        let reply = Reply { later: self.slot.spare.get(), ticket, dispatch: self.number, slot: self.slot };
+        let serving = Serving(self);
+        serve(reply);
+        drop(serving);
+        &mut self.state().answer
+    }
+
+    #[inline]
+    fn state(&mut self) -> &mut SlotState<R> {
+        // SAFETY: the slot has one dispatch, on this thread, which is borrowed as long as this reference lives. A reply makes
+        // a reference of its own only while `serve` calls the service, when there is none of these: at any other time no
+        // reply finds its ticket in the slot.
+        unsafe { &mut *self.slot.state.get() }
+    }
+}
+
+/// A service is being called. Ends when it returns, and also when it panics.
+struct Serving<'d, 'a, R>(&'d mut Dispatch<'a, R>);
+
+impl<R> Drop for Serving<'_, '_, R> {
+    #[inline]
+    fn drop(&mut self) {
+        let state = self.0.state();
+        state.ticket = NOBODY;
+        if let Answer::Later = state.answer {
+            // The reply has left, and took the spare reference with it.
+            self.0.slot.replace_spare(self.0.later);
+        }
+    }
+}
+
+impl<R> Drop for Dispatch<'_, R> {
+    fn drop(&mut self) {
+        CURRENT.set(self.outer);
+    }
+}
+
+impl<R> Reply<R> {
+    /// Sends the response. If the connection has ended, it goes nowhere.
+    #[inline]
+    pub fn send(self, response: R) {
+        self.finish(Some(response));
+    }
+
+    #[inline]
+    fn finish(self, response: Option<R>) {
+        let Reply { later, ticket, dispatch, slot } = *ManuallyDrop::new(self);
+        if let Some(response) = Self::leave(slot, ticket, dispatch, response) {
+            Self::send_later(later, ticket, response);
+        }
+    }
+
+    /// Leaves the response in the slot, if this request is the one that is being served on this thread. The spare reference
+    /// then stays where it was.
+    #[inline]
+    fn leave(slot: *const Slot<R>, ticket: u64, dispatch: u64, response: Option<R>) -> Option<Option<R>> {
+        if CURRENT.get() != dispatch {
+            return Some(response);
+        }
+        // SAFETY: the dispatch with this number, of which there is one, is going on on this very thread: it sets `CURRENT` and
+        // restores it when it is dropped, before its slot can be. So the slot is alive.
+        let slot = unsafe { &*slot };
+        // SAFETY: nobody else has a reference into the slot: other threads fail the comparison above, and `Dispatch` has
+        // none across the service's call.
+        let state = unsafe { &mut *slot.state.get() };
+        if state.ticket != ticket {
+            return Some(response);
+        }
+        state.answer = response.map_or(Answer::Dropped, Answer::Now);
+        None
+    }
+
+    /// Called once, by whoever consumes the reply.
+    #[cold]
+    fn send_later(later: NonNull<Later<R>>, ticket: u64, response: Option<R>) {
+        // SAFETY: this reply has left its dispatch (`leave` said so), or is consumed by the service's own call for another
+        // request; either way the dispatch that made it counts, or has counted, another reference for its slot, and this
+        // one is the reply's alone.
+        let later = unsafe { Arc::from_raw(later.as_ptr()) };
+        later.done.lock().push((ticket, response));
+        if let Some(handle) = &later.handle {
+            // If the connection has ended, nobody waits for it.
+            let _ = handle.notify();
+        }
+    }
+}
+
+impl<R> Drop for Reply<R> {
+    #[inline]
+    fn drop(&mut self) {
+        if Self::leave(self.slot, self.ticket, self.dispatch, None).is_some() {
+            Self::send_later(self.later, self.ticket, None);
+        }
+    }
+}
+
+// SAFETY: a reply carries a response to another thread, hence the bound. Its pointer is followed only on the thread that made
+// it (see `leave`).
+unsafe impl<R: Send> Send for Reply<R> {}
+
+impl<R> Later<R> {
+    pub(in crate::rpc) fn new(handle: Handle) -> Arc<Self> {
+        Arc::new(Later { done: Mutex::new(Vec::new()), handle: Some(handle) })
+    }
+
+    /// Takes what was sent from elsewhere: tickets, and the responses if they were not dropped.
+    pub(in crate::rpc) fn take(&self, into: &mut Vec<(u64, Option<R>)>) {
+        std::mem::swap(&mut *self.done.lock(), into);
+    }
+}
+
+impl<R> fmt::Debug for Reply<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply").finish_non_exhaustive()
+    }
+}
+
+/// Meant for Miri as well, which checks what the `SAFETY` comments say.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::thread;
+
+    type Text = String;
+
+    fn unattached() -> Arc<Later<Text>> {
+        Arc::new(Later { done: Mutex::default(), handle: None })
+    }
+
+    fn taken(later: &Later<Text>) -> Vec<(u64, Option<Text>)> {
+        let mut done = Vec::new();
+        later.take(&mut done);
+        done
+    }
+
+    fn now(answer: &mut Answer<Text>) -> Option<Text> {
+        match answer {
+            Answer::Now(response) => Some(response.clone()),
+            Answer::Later | Answer::Dropped => None,
+        }
+    }
+
+    #[test]
+    fn a_reply_at_once_stays_in_the_slot_and_gives_its_link_back() {
+        let later = unattached();
+        let slot = Slot::new(&later);
+        let mut dispatch = Dispatch::begin(&slot, &later);
+        for ticket in 0..3 {
+            let answer = dispatch.serve(ticket, |reply| reply.send(ticket.to_string()));
+            assert_eq!(now(answer), Some(ticket.to_string()));
+            assert_eq!(Arc::strong_count(&later), 2, "the slot keeps one");
+        }
+        assert!(taken(&later).is_empty());
+    }
+
+    #[test]
+    fn a_dropped_reply_is_noticed() {
+        let later = unattached();
+        let slot = Slot::new(&later);
+        let mut dispatch = Dispatch::begin(&slot, &later);
+        assert!(matches!(dispatch.serve(0, drop), Answer::Dropped));
+        let mut kept = None;
+        assert!(matches!(dispatch.serve(1, |reply| kept = Some(reply)), Answer::Later));
+        drop(kept);
+        assert_eq!(taken(&later), [(1, None)]);
+    }
+
+    #[test]
+    fn a_reply_from_another_thread_comes_later() {
+        let later = unattached();
+        let slot = Slot::new(&later);
+        let mut dispatch = Dispatch::begin(&slot, &later);
+        // Also while the service is still being called.
+        let answer = dispatch.serve(0, |reply| {
+            thread::spawn(move || reply.send("joined".to_owned())).join().unwrap();
+        });
+        assert!(matches!(answer, Answer::Later));
+        let mut sending = None;
+        let answer = dispatch.serve(1, |reply| {
+            sending = Some(thread::spawn(move || reply.send("raced".to_owned())));
+        });
+        assert!(matches!(answer, Answer::Later));
+        let answer = dispatch.serve(2, |reply| drop(thread::spawn(move || drop(reply)).join()));
+        assert!(matches!(answer, Answer::Later));
+        sending.unwrap().join().unwrap();
+        let mut done = taken(&later);
+        done.sort();
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(done, [(0, text("joined")), (1, text("raced")), (2, None)]);
+    }
+
+    #[test]
+    fn a_reply_does_not_take_another_requests_slot() {
+        let later = unattached();
+        let slot = Slot::new(&later);
+        let mut kept = Vec::new();
+        let mut dispatch = Dispatch::begin(&slot, &later);
+        dispatch.serve(0, |reply| kept.push(reply));
+        dispatch.serve(1, |reply| kept.push(reply));
+        let answer = dispatch.serve(2, |reply| {
+            kept.remove(0).send("stale".to_owned());
+            reply.send("fresh".to_owned());
+        });
+        assert_eq!(now(answer), Some("fresh".to_owned()));
+        // Between two requests, and behind the dispatch, when the slot may be gone.
+        kept.remove(0).send("between".to_owned());
+        dispatch.serve(3, |reply| kept.push(reply));
+        drop(dispatch);
+        drop(slot);
+        kept.remove(0).send("behind".to_owned());
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(taken(&later), [(0, text("stale")), (1, text("between")), (3, text("behind"))]);
+    }
+
+    #[test]
+    fn a_reply_of_an_earlier_dispatch_is_told_from_a_later_ones() {
+        let later = unattached();
+        let slot = Slot::new(&later);
+        let mut kept = None;
+        Dispatch::begin(&slot, &later).serve(7, |reply| kept = Some(reply));
+        // The same ticket in the same slot, as if another connection's.
+        let mut dispatch = Dispatch::begin(&slot, &later);
+        let answer = dispatch.serve(7, |reply| {
+            kept.take().unwrap().send("old".to_owned());
+            reply.send("new".to_owned());
+        });
+        assert_eq!(now(answer), Some("new".to_owned()));
+        assert_eq!(taken(&later), [(7, Some("old".to_owned()))]);
+    }
+
+    #[test]
+    fn dispatches_nest() {
+        let (outer_later, inner_later) = (unattached(), unattached());
+        let (outer_slot, inner_slot) = (Slot::new(&outer_later), Slot::new(&inner_later));
+        let mut outer = Dispatch::begin(&outer_slot, &outer_later);
+        let mut inner_kept = None;
+        let answer = outer.serve(0, |outer_reply| {
+            let mut inner = Dispatch::begin(&inner_slot, &inner_later);
+            let answer = inner.serve(0, |inner_reply| inner_reply.send("inner".to_owned()));
+            assert_eq!(now(answer), Some("inner".to_owned()));
+            inner.serve(1, |inner_reply| inner_kept = Some(inner_reply));
+            drop(inner);
+            // The outer one goes on where it was.
+            outer_reply.send("outer".to_owned());
+        });
+        assert_eq!(now(answer), Some("outer".to_owned()));
+        // In the inner one, the outer reply is one from elsewhere.
+        let answer = outer.serve(1, |outer_reply| {
+            let mut inner = Dispatch::begin(&inner_slot, &inner_later);
+            let answer = inner.serve(2, |inner_reply| {
+                outer_reply.send("detour".to_owned());
+                drop(inner_reply);
+            });
+            assert!(matches!(answer, Answer::Dropped));
+        });
+        assert!(matches!(answer, Answer::Later));
+        assert_eq!(taken(&outer_later), [(1, Some("detour".to_owned()))]);
+        drop(inner_kept);
+        assert_eq!(taken(&inner_later), [(1, None)]);
+    }
+
+    #[test]
+    fn a_panic_in_a_service_ends_its_dispatch() {
+        let later = unattached();
+        let slot = Slot::new(&later);
+        let serving = AssertUnwindSafe(|| {
+            Dispatch::begin(&slot, &later).serve(0, |_reply| panic!("on purpose"));
+        });
+        assert!(catch_unwind(serving).is_err());
+        assert_eq!(CURRENT.get(), 0);
+        let mut dispatch = Dispatch::begin(&slot, &later);
+        let answer = dispatch.serve(1, |reply| reply.send("next".to_owned()));
+        assert_eq!(now(answer), Some("next".to_owned()));
+    }
+
+    #[test]
+    fn references_are_given_back_whatever_becomes_of_replies() {
+        let later = unattached();
+        let slot = Slot::new(&later);
+        let mut kept = None;
+        let mut dispatch = Dispatch::begin(&slot, &later);
+        dispatch.serve(0, |reply| kept = Some(reply));
+        assert_eq!(Arc::strong_count(&later), 3, "ours, the slot's, the reply's");
+        drop(kept.take());
+        assert_eq!(Arc::strong_count(&later), 2);
+        let leaves_and_panics = AssertUnwindSafe(|| {
+            dispatch.serve(1, |reply| {
+                kept = Some(reply);
+                panic!("on purpose");
+            });
+        });
+        assert!(catch_unwind(leaves_and_panics).is_err());
+        drop(dispatch);
+        drop(slot);
+        assert_eq!(Arc::strong_count(&later), 2);
+        kept.take().unwrap().send("late".to_owned());
+        assert_eq!(Arc::strong_count(&later), 1);
+        assert_eq!(taken(&later), [(0, None), (1, Some("late".to_owned()))]);
+    }
+
+    #[test]
+    fn numbers_of_dispatches_are_not_shared_by_threads() {
+        let mut numbers: Vec<u64> = (0..4)
+            .map(|_| thread::spawn(|| [fresh_dispatch(), fresh_dispatch()]))
+            .flat_map(|thread| thread.join().unwrap())
+            .collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), 8);
+        assert_ne!(numbers[0], 0);
+    }
+}
