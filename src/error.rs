@@ -60,9 +60,22 @@ pub enum Error {
     },
     /// The reactor that should do this has stopped.
     Stopped,
+    /// A call that waits was made on a reactor's own thread, where it would wait for what only that thread can do. Nothing was
+    /// done.
+    OnReactorThread {
+        /// The call.
+        call: &'static str,
+        /// The one that does the same without waiting.
+        instead: &'static str,
+    },
 }
 
 impl Error {
+    /// For the first line of every call that waits.
+    pub(crate) fn if_on_reactor_thread(call: &'static str, instead: &'static str) -> Result<()> {
+        if crate::waiting::is_forbidden() { Err(Error::OnReactorThread { call, instead }) } else { Ok(()) }
+    }
+
     pub(crate) fn listen(address: &impl fmt::Display, source: io::Error) -> Self {
         let advice = match source.kind() {
             io::ErrorKind::AddrInUse => "another socket listens there: stop it, or listen on another port",
@@ -123,6 +136,12 @@ impl fmt::Display for Error {
             }
             Error::System { action, source } => write!(f, "cannot {action}: {source}"),
             Error::Stopped => f.write_str("the reactor has stopped: nothing can be handed to it any more"),
+            Error::OnReactorThread { call, instead } => {
+                write!(
+                    f,
+                    "{call} would wait on a reactor's own thread, for what only that thread can do: {instead}"
+                )
+            }
         }
     }
 }
@@ -138,7 +157,8 @@ impl std::error::Error for Error {
             Error::UnknownBackend(_)
             | Error::UnknownFeature(_)
             | Error::InvalidSetting(_)
-            | Error::Stopped => None,
+            | Error::Stopped
+            | Error::OnReactorThread { .. } => None,
         }
     }
 }
@@ -155,6 +175,7 @@ impl From<Error> for io::Error {
                 io::ErrorKind::InvalidInput
             }
             Error::Stopped => io::ErrorKind::NotConnected,
+            Error::OnReactorThread { .. } => io::ErrorKind::Deadlock,
         };
         io::Error::new(kind, error)
     }

@@ -55,6 +55,7 @@ mod metrics;
 pub mod net;
 pub mod reactor;
 pub mod rpc;
+mod waiting;
 
 pub use config::{BusyPoll, UringFeature};
 pub use driver::{Backend, Capabilities};

@@ -1,7 +1,7 @@
 //! One server on all reactors.
 
 use super::runtime::Runtime;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::reactor::{
     Address, Bound, Handler, ListenOptions, ListenerId, ReactorHandle, Seats, Share, ToAddresses, bind,
 };
@@ -62,6 +62,10 @@ impl Runtime {
         address: impl ToAddresses,
         accept: impl Fn(&Address) -> H + Send + Sync + 'static,
     ) -> Result<Server> {
+        Error::if_on_reactor_thread(
+            "Runtime::listen",
+            "use `Io::defer` or `ReactorHandle::run` with the reactor's own `listen`",
+        )?;
         options.check()?;
         let addresses = address.to_addresses()?;
         let kernel_spreads = cfg!(target_os = "linux") && matches!(addresses[0], Address::Tcp(_));

@@ -31,6 +31,7 @@ use crate::buf::{HasSpare, Spare};
 use crate::driver::{Backend, Capabilities, Completion, Driver};
 use crate::error::{Error, Result};
 use crate::metrics::{Metrics, PaddedCounters};
+use crate::waiting::Driving;
 use pace::busy::Busy;
 use pace::pollers::Pollers;
 use pace::timers::{Due, Timers};
@@ -150,6 +151,7 @@ impl Reactor {
     /// The loop's body. Handlers run only after everything that completed was reaped, so that the stack stays shallow and
     /// what they write is batched.
     fn step(&mut self, timeout: Option<Duration>) -> Result<()> {
+        let _driving = Driving::begin();
         self.wait(timeout)?;
         let nothing_completed = self.completions.is_empty();
         self.shared.counters.turns.add(1);
