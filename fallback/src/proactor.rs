@@ -228,6 +228,16 @@ impl<P: Payload> Proactor<P> {
         &self.pool.bytes(buffer)[..len]
     }
 
+    /// The same bytes to be changed in place.
+    ///
+    /// # Panics
+    ///
+    /// As [`bytes`](Proactor::bytes).
+    pub fn bytes_mut(&mut self, buffer: BufferId, len: usize) -> &mut [u8] {
+        debug_assert!(self.pool.is_lent(buffer), "{buffer:?} is not on loan");
+        &mut self.pool.bytes_mut(buffer)[..len]
+    }
+
     /// Gives a buffer back to the pool. A buffer that is not on loan is a panic in debug builds, and
     /// otherwise ignored.
     pub fn release(&mut self, buffer: BufferId) {

@@ -53,8 +53,11 @@ pub(crate) enum Event {
     Accepted(io::Result<Socket>),
     Connected(io::Result<()>),
     Received(io::Result<Received>),
-    /// How many bytes of the payload were sent, possibly fewer than it has, and the payload.
-    Sent(io::Result<usize>, Payload),
+    /// How many bytes of the payload were sent, possibly fewer than it has. The payload comes back with it, unless the
+    /// kernel goes on reading it: then [`Event::Released`] is the final completion.
+    Sent(io::Result<usize>, Option<Payload>),
+    /// The kernel does not read the payload any more of a send whose result came before.
+    Released(Payload),
     /// A cancellation did not find the operation. It may have completed; but the kernel also moves operations about, and
     /// does not find one on its way. Whoever still waits for the final completion cancels again.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only the ring has such cancellations"))]
@@ -63,10 +66,17 @@ pub(crate) enum Event {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Received {
-    /// So many bytes in this buffer, which is on loan until it is released.
-    Data(BufferId, usize),
+    Data(Lent),
     /// The peer sends no more.
     End,
+}
+
+/// Where received bytes lie: in a buffer that is on loan until it is released, not necessarily at its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lent {
+    pub(crate) buffer: BufferId,
+    pub(crate) start: usize,
+    pub(crate) len: usize,
 }
 
 /// The pool has no buffer for a receive: arm it again when some came back.
@@ -211,9 +221,9 @@ impl Driver {
         each!(self, driver => driver.waker())
     }
 
-    /// The bytes of a buffer on loan.
-    pub(crate) fn bytes(&self, buffer: BufferId, len: usize) -> &[u8] {
-        each!(self, driver => driver.bytes(buffer, len))
+    /// Bytes that are on loan; whoever has them may change them, to decrypt them where they lie.
+    pub(crate) fn bytes(&mut self, lent: Lent) -> &mut [u8] {
+        each!(self, driver => driver.bytes(lent))
     }
 
     /// Gives back a buffer that was on loan.

@@ -1,6 +1,6 @@
 //! The readiness backend: the same operations over `trochus-fallback`, where epoll or kqueue is all there is.
 
-use super::{Capabilities, Completion, DriverStats, DriverWaker, Event, Op, Received, Token};
+use super::{Capabilities, Completion, DriverStats, DriverWaker, Event, Lent, Op, Received, Token};
 use crate::buf::{BufferId, Payload};
 use crate::config::{ACCEPTS_PER_TURN, PoolConfig, RECEIVES_PER_TURN};
 use socket2::Socket;
@@ -68,8 +68,8 @@ impl Readiness {
         DriverWaker::Readiness(self.proactor.waker())
     }
 
-    pub(crate) fn bytes(&self, buffer: BufferId, len: usize) -> &[u8] {
-        self.proactor.bytes(fallback::BufferId::new(buffer.0), len)
+    pub(crate) fn bytes(&mut self, Lent { buffer, start, len }: Lent) -> &mut [u8] {
+        &mut self.proactor.bytes_mut(fallback::BufferId::new(buffer.0), start + len)[start..]
     }
 
     pub(crate) fn release(&mut self, buffer: BufferId) {
@@ -112,10 +112,12 @@ fn translate(completion: fallback::Completion<Payload>) -> Completion {
         fallback::Event::Accepted(result) => Event::Accepted(result),
         fallback::Event::Connected(result) => Event::Connected(result),
         fallback::Event::Received(result) => Event::Received(result.map(|received| match received.buffer {
-            Some(buffer) => Received::Data(BufferId(buffer.index()), received.len),
+            Some(buffer) => {
+                Received::Data(Lent { buffer: BufferId(buffer.index()), start: 0, len: received.len })
+            }
             None => Received::End,
         })),
-        fallback::Event::Sent(result, payload) => Event::Sent(result, payload),
+        fallback::Event::Sent(result, payload) => Event::Sent(result, Some(payload)),
     };
     Completion { token: Token::from_bits(token).expect("only tokens were submitted"), event, more }
 }

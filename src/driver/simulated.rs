@@ -4,7 +4,7 @@
 //! receives. Completions come late, in any order across operations, and in pieces of any size; operations end early,
 //! are interrupted, find no buffer, or fail. Time passes only when nothing else can happen.
 
-use super::{Capabilities, Completion, DriverStats, DriverWaker, Event, Op, Received, Token};
+use super::{Capabilities, Completion, DriverStats, DriverWaker, Event, Lent, Op, Received, Token};
 use crate::buf::{BufferId, Payload};
 use fastrand::Rng;
 use socket2::{Domain, Socket, Type};
@@ -182,7 +182,17 @@ impl Simulated {
             Outcome::Happened(event, stays_armed) => (event, stays_armed && self.rng.u8(..) < 220),
             Outcome::Sent(sent) => {
                 let Op::Send { payload, .. } = pending.op else { unreachable!("only a send sends") };
-                self.complete(Completion { token, event: Event::Sent(Ok(sent), payload), more: false });
+                if self.rng.u8(..) < 200 {
+                    self.complete(Completion {
+                        token,
+                        event: Event::Sent(Ok(sent), Some(payload)),
+                        more: false,
+                    });
+                } else {
+                    // The kernel still reads it for a while.
+                    self.complete(Completion { token, event: Event::Sent(Ok(sent), None), more: true });
+                    self.complete(Completion { token, event: Event::Released(payload), more: false });
+                }
                 return;
             }
             Outcome::Failed(error) => {
@@ -190,7 +200,7 @@ impl Simulated {
                     Op::Accept { .. } => Event::Accepted(Err(error)),
                     Op::Connect { .. } => Event::Connected(Err(error)),
                     Op::Receive { .. } => Event::Received(Err(error)),
-                    Op::Send { payload, .. } => Event::Sent(Err(error), payload),
+                    Op::Send { payload, .. } => Event::Sent(Err(error), Some(payload)),
                 };
                 self.complete(Completion { token, event, more: false });
                 return;
@@ -246,9 +256,10 @@ impl Simulated {
         }
         let Some(buffer) = self.free.pop() else { return Outcome::Failed(super::out_of_buffers()) };
         let memory = &mut self.pool[usize::from(buffer.0)];
-        let len = self.rng.usize(1..=memory.len()).min(peer.sends.len());
-        peer.sends.drain(..len).zip(memory.iter_mut()).for_each(|(byte, place)| *place = byte);
-        Outcome::Happened(Event::Received(Ok(Received::Data(buffer, len))), true)
+        let start = self.rng.usize(..memory.len());
+        let len = self.rng.usize(1..=memory.len() - start).min(peer.sends.len());
+        peer.sends.drain(..len).zip(memory[start..].iter_mut()).for_each(|(byte, place)| *place = byte);
+        Outcome::Happened(Event::Received(Ok(Received::Data(Lent { buffer, start, len }))), true)
     }
 
     fn send(&mut self, socket: RawFd, payload: &Payload) -> Outcome {
@@ -282,8 +293,8 @@ impl Simulated {
         DriverWaker::Simulated
     }
 
-    pub(crate) fn bytes(&self, buffer: BufferId, len: usize) -> &[u8] {
-        &self.pool[usize::from(buffer.0)][..len]
+    pub(crate) fn bytes(&mut self, Lent { buffer, start, len }: Lent) -> &mut [u8] {
+        &mut self.pool[usize::from(buffer.0)][start..start + len]
     }
 
     pub(crate) fn release(&mut self, buffer: BufferId) {

@@ -21,7 +21,7 @@ const MESSAGE_SLICES: usize = 64;
 const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
 
 /// What goes over the wire to the kernel. The lifetimes are the submitter's promise: the memory stays put, and is kept
-/// by the ring's table, until the final completion.
+/// by a slot of the ring until the final completion.
 pub(super) enum Wire<'a> {
     Accept {
         listener: RawFd,
@@ -63,9 +63,9 @@ pub(super) enum Wire<'a> {
 }
 
 impl Wire<'_> {
-    pub(super) fn entry(&self, user_data: u64) -> Entry {
+    pub(super) fn entry(&self) -> Entry {
         use types::Fd;
-        let entry = match *self {
+        match *self {
             Wire::Accept { listener, multishot: true } => {
                 opcode::AcceptMulti::new(Fd(listener)).flags(libc::SOCK_CLOEXEC).build()
             }
@@ -101,8 +101,7 @@ impl Wire<'_> {
             }
             Wire::Cancel { target } => opcode::AsyncCancel::new(target).build(),
             Wire::CancelAll => opcode::AsyncCancel2::new(types::CancelBuilder::any().all()).build(),
-        };
-        entry.user_data(user_data)
+        }
     }
 }
 
@@ -127,7 +126,7 @@ impl Message {
         self.slices.extend(
             slices[..filled]
                 .iter()
-                // SAFETY: the lifetime is cut loose from the payload. The ring's table keeps payload and message together
+                // SAFETY: the lifetime is cut loose from the payload. A slot of the ring keeps payload and message together
                 // until the kernel's final completion, and nothing but the kernel reads these slices.
                 .map(|slice| unsafe { std::mem::transmute::<IoSlice<'_>, IoSlice<'static>>(*slice) }),
         );
@@ -200,6 +199,11 @@ pub(super) struct Raw {
 impl Raw {
     pub(super) fn more(&self) -> bool {
         cqueue::more(self.flags)
+    }
+
+    /// Says nothing but that the kernel lets go of memory; the result came before.
+    pub(super) fn only_releases(&self) -> bool {
+        cqueue::notif(self.flags)
     }
 
     pub(super) fn buffer(&self) -> Option<BufferId> {

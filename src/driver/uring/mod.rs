@@ -5,19 +5,23 @@
 
 mod entry;
 mod event;
+mod operations;
 mod pool;
 mod probe;
 mod setup;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use event::Bell;
 
-use super::{Capabilities, Completion, DriverStats, DriverWaker, Event, Kind, Op, Received, Token};
+use super::{Capabilities, Completion, DriverStats, DriverWaker, Event, Kind, Lent, Op, Received, Token};
 use crate::buf::{BufferId, Payload};
 use crate::config::{PoolConfig, REAP_TIMEOUT, UringFeature, UringFeatures};
 use entry::{Internal, Message, Raw, Wire};
+use operations::{Memory, Operations};
 use pool::Pool;
 use setup::Ring;
-use socket2::{SockAddr, Socket};
+use socket2::Socket;
 use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
@@ -30,8 +34,10 @@ pub(crate) struct Uring {
     ring: Ring,
     pool: Pool,
     bell: Arc<Bell>,
-    /// By the index of the operation's token.
-    held: Vec<Held>,
+    /// Those that own memory.
+    operations: Operations,
+    /// Receives without provided buffers, by the index of their token.
+    incoming: Vec<Incoming>,
     in_flight: usize,
     capabilities: Capabilities,
     /// Those that are not in use; never more than there were vectored sends in flight at a time.
@@ -42,13 +48,6 @@ pub(crate) struct Uring {
     stats: DriverStats,
 }
 
-/// What the kernel may read or write until the final completions of one connection's operations.
-#[derive(Debug, Default)]
-struct Held {
-    outgoing: Outgoing,
-    incoming: Incoming,
-}
-
 /// A receive without provided buffers.
 #[derive(Debug, Default)]
 enum Incoming {
@@ -57,15 +56,6 @@ enum Incoming {
     /// Waits for something to receive on this descriptor.
     Waiting(RawFd),
     Into(BufferId),
-}
-
-#[derive(Debug, Default)]
-enum Outgoing {
-    #[default]
-    Nothing,
-    /// The message header is there when the payload is more than one slice.
-    Send(Payload, Option<Box<Message>>),
-    Connect(#[expect(dead_code, reason = "held for the kernel, which reads it")] Box<SockAddr>),
 }
 
 impl Uring {
@@ -86,7 +76,8 @@ impl Uring {
             pool,
             capabilities,
             bell: Arc::new(Bell::new()?),
-            held: Vec::new(),
+            operations: Operations::default(),
+            incoming: Vec::new(),
             messages: Vec::new(),
             raw: Vec::new(),
             in_flight: 0,
@@ -111,10 +102,6 @@ impl Uring {
     pub(crate) fn detach(&mut self, _socket: RawFd) {}
 
     pub(crate) fn submit(&mut self, token: Token, op: Op) {
-        let index = token.index() as usize;
-        if self.held.len() <= index && !matches!(op, Op::Accept { .. }) {
-            self.held.resize_with(index + 1, Held::default);
-        }
         self.in_flight += 1;
         match op {
             Op::Accept { listener } => {
@@ -124,9 +111,8 @@ impl Uring {
             Op::Connect { socket, address } => {
                 let address = Box::new(address);
                 let wire = Wire::Connect { socket, address: &address };
-                let entry = wire.entry(token.bits());
-                self.held[index].outgoing = Outgoing::Connect(address);
-                self.push_entry(entry);
+                let entry = wire.entry();
+                self.push_owner(token, entry, Memory::Connect(address));
             }
             Op::Receive { socket } => self.arm_receive(token, socket),
             Op::Send { socket, payload } => {
@@ -137,23 +123,27 @@ impl Uring {
                         Wire::SendMessage { socket, message: message.as_ref().expect("made above") }
                     }
                 };
-                let entry = wire.entry(token.bits());
-                let outgoing = &mut self.held[index].outgoing;
-                debug_assert!(matches!(outgoing, Outgoing::Nothing), "one send in flight: {token:?}");
-                *outgoing = Outgoing::Send(payload, message);
-                self.push_entry(entry);
+                let entry = wire.entry();
+                self.push_owner(token, entry, Memory::Send(payload, message));
             }
         }
     }
 
     pub(crate) fn cancel(&mut self, token: Token, _socket: RawFd) {
-        let target = if token.kind() == Kind::Receive && !self.capabilities.provided_buffers {
-            // The receive that follows ends by itself, without waiting.
-            Internal::Readable(token).bits()
-        } else {
-            token.bits()
-        };
-        self.push(Wire::Cancel { target }, Internal::Cancelled(Some(token)).bits());
+        let cancellation = Internal::Cancelled(Some(token)).bits();
+        match token.kind() {
+            Kind::Send | Kind::Connect => {
+                let keys: Vec<Token> = self.operations.keys(token).collect();
+                for key in keys {
+                    self.push(Wire::Cancel { target: key.bits() }, cancellation);
+                }
+            }
+            Kind::Receive if !self.capabilities.provided_buffers => {
+                // The receive that follows ends by itself, without waiting.
+                self.push(Wire::Cancel { target: Internal::Readable(token).bits() }, cancellation);
+            }
+            Kind::Receive | Kind::Accept => self.push(Wire::Cancel { target: token.bits() }, cancellation),
+        }
     }
 
     pub(crate) fn wait(&mut self, timeout: Option<Duration>, into: &mut Vec<Completion>) -> io::Result<()> {
@@ -169,8 +159,8 @@ impl Uring {
         DriverWaker::Event(self.bell.clone())
     }
 
-    pub(crate) fn bytes(&self, buffer: BufferId, len: usize) -> &[u8] {
-        self.pool.bytes(buffer, len)
+    pub(crate) fn bytes(&mut self, lent: Lent) -> &mut [u8] {
+        self.pool.bytes(lent)
     }
 
     pub(crate) fn release(&mut self, buffer: BufferId) {
@@ -214,7 +204,11 @@ impl Uring {
             let multishot = capabilities.multishot_receive;
             self.push(Wire::Receive { socket, multishot }, token.bits());
         } else {
-            self.held[token.index() as usize].incoming = Incoming::Waiting(socket);
+            let index = token.index() as usize;
+            if self.incoming.len() <= index {
+                self.incoming.resize_with(index + 1, Incoming::default);
+            }
+            self.incoming[index] = Incoming::Waiting(socket);
             self.push(Wire::Readable { socket }, Internal::Readable(token).bits());
         }
     }
@@ -231,7 +225,13 @@ impl Uring {
     }
 
     fn push(&mut self, wire: Wire<'_>, user_data: u64) {
-        self.push_entry(wire.entry(user_data));
+        self.push_entry(wire.entry().user_data(user_data));
+    }
+
+    /// Submits an operation that owns memory.
+    fn push_owner(&mut self, token: Token, entry: entry::Entry, memory: Memory) {
+        let key = self.operations.insert(token, memory);
+        self.push_entry(entry.user_data(key.bits()));
     }
 
     fn push_entry(&mut self, entry: entry::Entry) {
@@ -251,21 +251,28 @@ impl Uring {
         self.raw = raw;
     }
 
-    fn complete(&mut self, token: Token, raw: Raw, into: &mut Vec<Completion>) {
-        let event = match token.kind() {
-            Kind::Accept => Event::Accepted(raw.accepted()),
+    fn complete(&mut self, key: Token, raw: Raw, into: &mut Vec<Completion>) {
+        let (token, event) = match key.kind() {
+            Kind::Accept => (key, Event::Accepted(raw.accepted())),
+            Kind::Receive => (key, self.received(key, raw)),
             Kind::Connect => {
-                self.held[token.index() as usize].outgoing = Outgoing::Nothing;
-                Event::Connected(raw.bytes().map(drop))
+                let (token, _address) = self.operations.remove(key);
+                (token, Event::Connected(raw.bytes().map(drop)))
             }
-            Kind::Receive => self.received(token, raw),
+            // The result of a send whose memory the kernel goes on reading.
+            Kind::Send if raw.more() => (self.operations.token(key), Event::Sent(raw.bytes(), None)),
             Kind::Send => {
-                let outgoing = std::mem::take(&mut self.held[token.index() as usize].outgoing);
-                let Outgoing::Send(payload, message) = outgoing else {
+                let (token, memory) = self.operations.remove(key);
+                let Memory::Send(payload, message) = memory else {
                     unreachable!("{token:?} held no payload")
                 };
                 self.messages.extend(message);
-                Event::Sent(raw.bytes(), payload)
+                let event = if raw.only_releases() {
+                    Event::Released(payload)
+                } else {
+                    Event::Sent(raw.bytes(), Some(payload))
+                };
+                (token, event)
             }
         };
         self.in_flight -= usize::from(!raw.more());
@@ -278,9 +285,9 @@ impl Uring {
                 self.pool.taken_by_kernel(buffer);
                 Some(buffer)
             }
-            None => match std::mem::take(&mut self.held[token.index() as usize].incoming) {
-                Incoming::Into(buffer) => Some(buffer),
-                Incoming::Nothing | Incoming::Waiting(_) => None,
+            None => match self.incoming.get_mut(token.index() as usize).map(std::mem::take) {
+                Some(Incoming::Into(buffer)) => Some(buffer),
+                Some(Incoming::Nothing | Incoming::Waiting(_)) | None => None,
             },
         };
         let result = raw.bytes();
@@ -292,7 +299,7 @@ impl Uring {
                 buffer.into_iter().for_each(|buffer| self.pool.release(buffer));
                 Ok(Received::End)
             }
-            (Ok(len), Some(buffer)) => Ok(Received::Data(buffer, len)),
+            (Ok(len), Some(buffer)) => Ok(Received::Data(Lent { buffer, start: 0, len })),
             (Ok(len), None) => unreachable!("{len} bytes received into no buffer"),
             (Err(error), buffer) => {
                 buffer.into_iter().for_each(|buffer| self.pool.release(buffer));
@@ -319,15 +326,14 @@ impl Uring {
 
     /// The second half of a receive without provided buffers: the bytes are there, so now it may have a buffer.
     fn receive_readable(&mut self, token: Token, raw: Raw, into: &mut Vec<Completion>) {
-        let Incoming::Waiting(socket) = std::mem::take(&mut self.held[token.index() as usize].incoming)
-        else {
+        let Incoming::Waiting(socket) = std::mem::take(&mut self.incoming[token.index() as usize]) else {
             unreachable!("{token:?} was not waiting");
         };
         let buffer = raw.bytes().and_then(|_| self.pool.take().ok_or_else(super::out_of_buffers));
         match buffer {
             Ok(buffer) => {
                 let (address, len) = self.pool.target(buffer);
-                self.held[token.index() as usize].incoming = Incoming::Into(buffer);
+                self.incoming[token.index() as usize] = Incoming::Into(buffer);
                 self.push(Wire::ReceiveInto { socket, address, len }, token.bits());
             }
             Err(error) => {
@@ -358,7 +364,7 @@ impl Drop for Uring {
     fn drop(&mut self) {
         if self.in_flight > 0 && !self.reap_to_zero() {
             // Memory that the kernel may still write to is worth less than a process that may be corrupted.
-            std::mem::forget(std::mem::take(&mut self.held));
+            std::mem::forget(std::mem::take(&mut self.operations));
             self.pool.leak();
         }
     }

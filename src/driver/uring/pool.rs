@@ -5,6 +5,7 @@ use super::entry::BUFFER_GROUP;
 use super::setup::Ring;
 use crate::buf::BufferId;
 use crate::config::{POOL_WINDOW, PoolConfig};
+use crate::driver::Lent;
 use io_uring::types::BufRingEntry;
 use std::io;
 use std::ptr::NonNull;
@@ -125,14 +126,15 @@ impl Pool {
         self.free.push(buffer);
     }
 
-    pub(super) fn bytes(&self, buffer: BufferId, len: usize) -> &[u8] {
+    pub(super) fn bytes(&mut self, lent: Lent) -> &mut [u8] {
+        let Lent { buffer, start, len } = lent;
         assert_eq!(self.states[usize::from(buffer.0)], State::Loaned, "buffer {} is not on loan", buffer.0);
-        assert!(len <= self.buffer_bytes);
-        let start = self.slab.at(usize::from(buffer.0) * self.buffer_bytes);
-        // SAFETY: the buffer lies in the mapping, whose bytes are always initialised. It is on loan, so the kernel has
+        assert!(start + len <= self.buffer_bytes);
+        let start = self.slab.at(usize::from(buffer.0) * self.buffer_bytes + start);
+        // SAFETY: the range lies in the mapping, whose bytes are always initialised. It is on loan, so the kernel has
         // its final completion behind it and writes elsewhere; `release`, which lets it write here again, takes
-        // `&mut self` and so comes after the end of this borrow.
-        unsafe { std::slice::from_raw_parts(start, len) }
+        // `&mut self` and so comes after the end of this borrow, as does whoever else asks for these bytes.
+        unsafe { std::slice::from_raw_parts_mut(start, len) }
     }
 
     /// Where an operation that names its buffer may write.

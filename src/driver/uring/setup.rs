@@ -67,7 +67,7 @@ impl Ring {
 
     /// Queues an entry. A full queue is submitted first, which counts as an enter.
     pub(super) fn push(&mut self, entry: Entry, enters: &mut u64) {
-        // SAFETY: what the entry points to stays put until its final completion: `Uring::held` keeps it.
+        // SAFETY: what the entry points to stays put until its final completion: `Uring::operations` keeps it.
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
             *enters += 1;
             if self.enter_kernel(0, 0, None).is_err() {

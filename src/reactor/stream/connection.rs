@@ -9,6 +9,7 @@ use crate::reactor::table::Id;
 use crate::reactor::threads::mailbox::Mailbox;
 use crate::reactor::threads::stream_handle::Handle;
 use socket2::Socket;
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -58,6 +59,8 @@ pub(in crate::reactor) struct Link {
     pub(in crate::reactor) out: Payload,
     /// Bytes in the other half, which the driver has. 0 if no send is in flight.
     pub(in crate::reactor) sending: usize,
+    /// The result of a send whose payload has not come back yet.
+    pub(in crate::reactor) sent: Option<io::Result<usize>>,
     /// Bytes of the output that are no answer to input, because other threads wrote them. They do not make reading pause, which would only keep the peer from sending and so, in the end, from reading.
     pub(in crate::reactor) unsolicited: usize,
     pub(in crate::reactor) send_cancelled: bool,
@@ -114,6 +117,7 @@ impl Link {
             reading: Reading::Idle,
             out: Payload::default(),
             sending: 0,
+            sent: None,
             unsolicited: 0,
             send_cancelled: false,
             connecting: false,

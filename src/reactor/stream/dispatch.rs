@@ -3,8 +3,8 @@
 use super::connection::{Connection, Link, Phase, Reading};
 use super::handler::{CloseReason, Handler};
 use super::io::Io;
-use crate::buf::{BufferId, Inbox, Offered, Payload};
-use crate::driver::{self, Completion, Event, Kind, Op, Received};
+use crate::buf::{Inbox, Offered, Payload};
+use crate::driver::{self, Completion, Event, Kind, Lent, Op, Received};
 use crate::reactor::table::Id;
 use crate::reactor::{Reactor, Shared};
 use std::io;
@@ -20,7 +20,9 @@ impl Reactor {
                 Event::Accepted(result) => self.accepted(id, result, more),
                 Event::Connected(result) => self.connected(id, result),
                 Event::Received(result) => self.received(id, result, more),
-                Event::Sent(result, payload) => self.sent(id, result, payload),
+                Event::Sent(result, Some(payload)) => self.sent(id, result, payload),
+                Event::Sent(result, None) => self.sent_but_held(id, result),
+                Event::Released(payload) => self.released(id, payload),
                 Event::NotCancelled => self.cancel_again(id, token.kind()),
             }
         }
@@ -30,8 +32,8 @@ impl Reactor {
 
     fn received(&mut self, id: Id, result: io::Result<Received>, more: bool) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else {
-            if let Ok(Received::Data(buffer, _)) = result {
-                self.driver.release(buffer);
+            if let Ok(Received::Data(lent)) = result {
+                self.driver.release(lent.buffer);
             }
             return;
         };
@@ -39,7 +41,7 @@ impl Reactor {
             link.reading = Reading::Idle;
         }
         match result {
-            Ok(Received::Data(buffer, len)) => self.feed(id, buffer, len),
+            Ok(Received::Data(lent)) => self.feed(id, lent),
             Ok(Received::End) => {
                 link.reading = Reading::Ended;
                 link.end_owed = true;
@@ -81,12 +83,12 @@ impl Reactor {
     }
 
     /// Shows received bytes to the handler, and gives the buffer back.
-    fn feed(&mut self, id: Id, buffer: BufferId, len: usize) {
+    fn feed(&mut self, id: Id, lent: Lent) {
         let counters = &self.shared.counters;
         counters.receives.add(1);
-        counters.received_bytes.add(len as u64);
+        counters.received_bytes.add(lent.len as u64);
         let Some(Connection { handler, link }) = self.connections.get_mut(id) else { return };
-        let bytes = self.driver.bytes(buffer, len);
+        let bytes = self.driver.bytes(lent);
         match link.phase {
             Phase::Open if link.wants_input() => {
                 let mut inbox = std::mem::take(&mut link.inbox);
@@ -102,7 +104,7 @@ impl Reactor {
             // Nobody wants them any more.
             Phase::Connecting | Phase::Flushing | Phase::Lingering | Phase::Dead => {}
         }
-        self.driver.release(buffer);
+        self.driver.release(lent.buffer);
     }
 
     /// Shows the handler once more what it left when it was paused.
@@ -111,6 +113,20 @@ impl Reactor {
         let mut inbox = std::mem::take(&mut link.inbox);
         inbox.offer_again(&mut self.shared, |shared, bytes| show(&mut **handler, link, shared, bytes));
         put_back(link, inbox, &mut self.shared);
+    }
+
+    /// What became of a send whose payload the kernel still reads: what follows from it waits for that.
+    fn sent_but_held(&mut self, id: Id, result: io::Result<usize>) {
+        if let Some(Connection { link, .. }) = self.connections.get_mut(id) {
+            link.sent = Some(result);
+        }
+    }
+
+    fn released(&mut self, id: Id, payload: Payload) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        if let Some(result) = link.sent.take() {
+            self.sent(id, result, payload);
+        }
     }
 
     fn sent(&mut self, id: Id, result: io::Result<usize>, mut payload: Payload) {
