@@ -64,6 +64,12 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the kernel may take to give back what it holds, at the very end; then it is leaked rather than freed.
 pub const REAP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// No duration counts for more than this: whoever sets a longer one, [`Duration::MAX`] for example, means never.
+pub const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// The longest that a reactor sleeps without looking round. What the selectors take for a time is not wider than this.
+pub const LONGEST_SLEEP: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How long a listener rests after the process ran out of descriptors or memory.
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 

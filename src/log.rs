@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::io;
+#[cfg(not(feature = "tracing"))]
+use std::io::Write;
 use std::sync::Once;
 
 /// Says once per process why [`Backend::Auto`](crate::Backend::Auto) did not choose io_uring.
@@ -45,5 +47,6 @@ fn warn(message: fmt::Arguments<'_>) {
 
 #[cfg(not(feature = "tracing"))]
 fn warn(message: fmt::Arguments<'_>) {
-    eprintln!("trochus: {message}");
+    // Whoever has closed standard error, or has no room left behind it, does without the line. `eprintln` would panic.
+    let _ = writeln!(io::stderr(), "trochus: {message}");
 }

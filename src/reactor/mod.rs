@@ -28,13 +28,14 @@ pub(crate) use pace::busy::cores;
 pub(crate) use socket::listener::{Bound, Seats, Share, bind};
 
 use crate::buf::{HasSpare, Spare};
+use crate::config::LONGEST_SLEEP;
 use crate::driver::{Backend, Capabilities, Completion, Driver};
 use crate::error::{Error, Result};
 use crate::metrics::{Metrics, PaddedCounters};
 use crate::waiting::Driving;
 use pace::busy::Busy;
 use pace::pollers::Pollers;
-use pace::timers::{Due, Timers};
+use pace::timers::{Due, Timers, deadline};
 use socket::listener::Listener;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -174,7 +175,8 @@ impl Reactor {
         let now = self.driver.now();
         let due = [self.timers.next(), self.next_cut()].into_iter().flatten().min();
         let until_due = due.map(|due| due.saturating_duration_since(now));
-        let timeout = [timeout, until_due].into_iter().flatten().min();
+        let timeout =
+            [timeout, until_due].into_iter().flatten().min().map(|timeout| timeout.min(LONGEST_SLEEP));
         let at_once = timeout == Some(Duration::ZERO) || self.has_ready_work() || self.pollers.are_active();
         if at_once || self.unsubmitted {
             self.enter(Some(Duration::ZERO))?;
@@ -295,7 +297,7 @@ impl Reactor {
     pub fn after(&mut self, delay: Duration, action: impl FnOnce(&mut Reactor) + 'static) {
         let number = self.actions.last_key_value().map_or(0, |(last, _)| last + 1);
         self.actions.insert(number, Box::new(action));
-        let deadline = Some(self.driver.now() + delay);
+        let deadline = Some(deadline(self.driver.now(), delay));
         self.timers.change(&mut None, Due::Action(number), deadline);
     }
 

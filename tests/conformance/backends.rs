@@ -11,10 +11,16 @@ const ASKED: &str = "TROCHUS_CONFORMANCE_CHILD";
 #[cfg(target_os = "linux")]
 const FORBIDDEN: &str = "TROCHUS_CONFORMANCE_NO_IO_URING";
 
+/// Set in a child process that cannot write to standard error, in which a handler panics.
+#[cfg(target_os = "linux")]
+const UNLOGGABLE: &str = "TROCHUS_CONFORMANCE_UNLOGGABLE";
+
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("the_environment_decides_what_auto_is", the_environment_decides_what_auto_is),
     ("a_name_in_the_program_outranks_the_environment", a_name_in_the_program_outranks_the_environment),
     ("a_name_that_is_none_is_an_error", a_name_that_is_none_is_an_error),
+    #[cfg(target_os = "linux")]
+    ("a_panic_ends_one_connection_though_nothing_can_be_logged", a_panic_that_cannot_be_logged),
     #[cfg(target_os = "linux")]
     ("features_are_switched_off_by_name", features_are_switched_off_by_name),
     #[cfg(target_os = "linux")]
@@ -31,6 +37,10 @@ pub(crate) fn run_as_child() -> Option<ExitCode> {
     #[cfg(target_os = "linux")]
     if std::env::var_os(FORBIDDEN).is_some() {
         crate::seccomp::forbid_io_uring().expect("a filter for system calls");
+    }
+    #[cfg(target_os = "linux")]
+    if std::env::var_os(UNLOGGABLE).is_some() {
+        panic_once(asked);
     }
     match Runtime::builder().backend(asked).reactors(2).build() {
         Ok(runtime) => println!("{} {:?}", runtime.backend(), runtime.capabilities()),
@@ -49,15 +59,19 @@ pub(crate) fn run_as_child() -> Option<ExitCode> {
 
 /// What a child with these variables says on standard output, and what it logs.
 fn ask(asked: Backend, variables: &[(&str, &str)]) -> (String, String) {
+    let Output { status, stdout, stderr } = child(asked, variables).output().unwrap();
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert!(status.success(), "{stderr}");
+    (String::from_utf8(stdout).unwrap(), stderr)
+}
+
+fn child(asked: Backend, variables: &[(&str, &str)]) -> Command {
     // Without `/proc`, the name that it was started by has to do.
     let program = std::env::current_exe().ok().or_else(|| std::env::args_os().next().map(PathBuf::from));
     let mut child = Command::new(program.expect("a program has a name"));
     child.env_remove("TROCHUS_BACKEND").env_remove("TROCHUS_IO_URING_WITHOUT");
     child.env(ASKED, asked.to_string()).envs(variables.iter().copied());
-    let Output { status, stdout, stderr } = child.output().unwrap();
-    let stderr = String::from_utf8(stderr).unwrap();
-    assert!(status.success(), "{stderr}");
-    (String::from_utf8(stdout).unwrap(), stderr)
+    child
 }
 
 #[track_caller]
@@ -92,6 +106,41 @@ fn a_name_that_is_none_is_an_error() {
     );
     let (answer, _) = ask(Backend::Auto, &[("TROCHUS_IO_URING_WITHOUT", "buffer_ring,sqpoll")]);
     assert_says(&answer, "unknown feature: there is no io_uring feature \"sqpoll\"");
+}
+
+/// A handler panics; the reactor's next connection is served.
+#[cfg(target_os = "linux")]
+fn panic_once(backend: Backend) {
+    use std::io::{Read, Write};
+    let runtime = Runtime::builder().backend(backend).reactors(1).build().unwrap();
+    let (_, recorder) = crate::probe::log();
+    let server = runtime
+        .listen("127.0.0.1:0", move |_| {
+            recorder.probe().bytes(|io, bytes| {
+                assert!(bytes != b"panic");
+                io.write(bytes);
+                bytes.len()
+            })
+        })
+        .unwrap();
+    for (request, answer) in [(&b"panic"[..], &b""[..]), (b"hello", b"hello")] {
+        let mut stream = std::net::TcpStream::connect(server.local_addr().to_string()).unwrap();
+        stream.write_all(request).unwrap();
+        let mut received = vec![0; answer.len()];
+        stream.read_exact(&mut received).unwrap();
+        assert_eq!(received, answer);
+    }
+}
+
+/// The disk that the log goes to is full.
+#[cfg(target_os = "linux")]
+fn a_panic_that_cannot_be_logged() {
+    for backend in Backend::available() {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let status =
+            child(backend, &[(UNLOGGABLE, "1")]).stdout(std::process::Stdio::null()).stderr(full).status();
+        assert!(status.unwrap().success(), "{backend}");
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -23,6 +23,8 @@ pub(crate) fn suites() -> Vec<Suite> {
             abort_ends_at_once,
             after_the_end_everything_says_so,
             after_the_outputs_end_writes_are_refused,
+            a_notification_survives_the_outputs_end,
+            what_is_accepted_while_the_output_ends_is_sent,
             every_notification_takes_effect,
             every_command_runs,
         ]
@@ -218,6 +220,57 @@ fn after_the_outputs_end_writes_are_refused(ground: &Ground) {
     log.find(|event| matches!(event, Event::Notified).then_some(()));
     drop(peer);
     assert_eq!(log.closed(), Ending::Closed);
+    stage.finish([server]);
+}
+
+/// Two commands that the reactor finds together: what the first takes over, it must not take from the second.
+fn a_notification_survives_the_outputs_end(ground: &Ground) {
+    let stage = ground.single();
+    let (log, recorder) = log();
+    let server = stage.listen(move |_| recorder.probe());
+    for round in 0..20 {
+        let peer = Peer::connect(server.local_addr());
+        let handle = log.opened();
+        if round % 2 == 0 {
+            handle.shutdown_write().unwrap();
+            handle.notify().unwrap();
+        } else {
+            handle.notify().unwrap();
+            handle.write(b"with it").unwrap();
+            handle.shutdown_write().unwrap();
+        }
+        log.find(|event| matches!(event, Event::Notified).then_some(()));
+        drop(peer);
+        log.closed();
+    }
+    stage.finish([server]);
+}
+
+/// Another thread writes all the while. What it was told has been accepted arrives.
+fn what_is_accepted_while_the_output_ends_is_sent(ground: &Ground) {
+    let stage = ground.single();
+    let (log, recorder) = log();
+    let server = stage.listen(move |_| recorder.probe());
+    for round in 0..100 {
+        let peer = Peer::connect(server.local_addr());
+        let handle = log.opened();
+        let writer = thread::spawn({
+            let handle = handle.clone();
+            move || {
+                let mut accepted = 0;
+                while handle.try_write(b"x").is_ok() {
+                    accepted += 1;
+                }
+                accepted
+            }
+        });
+        thread::sleep(std::time::Duration::from_micros(200));
+        if round % 2 == 0 { handle.shutdown_write() } else { handle.close() }.unwrap();
+        let accepted = writer.join().unwrap();
+        assert_eq!(peer.receive_to_end().len(), accepted, "in round {round}");
+        drop(peer);
+        assert_eq!(log.closed(), Ending::Closed);
+    }
     stage.finish([server]);
 }
 

@@ -17,6 +17,8 @@ pub(crate) fn suites() -> Vec<Suite> {
             a_later_deadline_replaces_an_earlier_one,
             a_closed_connections_timer_does_not_fire,
             a_timer_closes_an_idle_connection,
+            a_timer_set_while_timers_fire_waits_for_the_next_turn,
+            the_longest_times_mean_never,
             deferred_work_connects_elsewhere,
             deferred_work_may_defer_more,
         ]
@@ -115,6 +117,53 @@ fn a_timer_closes_an_idle_connection(ground: &Ground) {
     drop(peers);
     (0..50).for_each(|_| assert_eq!(log.closed(), Ending::Closed));
     stage.finish([server]);
+}
+
+fn a_timer_set_while_timers_fire_waits_for_the_next_turn(ground: &Ground) {
+    let stage = ground.single();
+    let first = std::sync::atomic::AtomicBool::new(true);
+    let (log, recorder) = log();
+    let server = stage.listen(move |_| match first.swap(false, std::sync::atomic::Ordering::Relaxed) {
+        true => {
+            recorder.probe().open(|io| io.set_timer(Duration::ZERO)).timer(|io| io.set_timer(Duration::ZERO))
+        }
+        false => recorder.echo(),
+    });
+    let restless = Peer::connect(server.local_addr());
+    log.opened();
+    let other = Peer::connect(server.local_addr());
+    other.send(b"served all the same");
+    assert_eq!(other.receive(19), b"served all the same");
+    drop((restless, other));
+    stage.finish([server]);
+}
+
+fn the_longest_times_mean_never(ground: &Ground) {
+    let stage = ground.single();
+    let (log, recorder) = log();
+    let options = StreamOptions::new().close_timeout(Duration::MAX).connect_timeout(Duration::MAX);
+    let client = recorder.clone();
+    let server = stage.listen_stream(options.clone(), move |_| {
+        recorder.probe().open(|io| io.set_timer(Duration::MAX)).bytes(|io, bytes| {
+            io.write(bytes);
+            io.close();
+            bytes.len()
+        })
+    });
+    stage.runtime.reactor(0).run(|reactor| reactor.after(Duration::MAX, |_| panic!("never"))).unwrap();
+    let peer = Peer::connect(server.local_addr());
+    log.opened();
+    peer.send(b"x");
+    assert_eq!(peer.receive_to_end(), b"x");
+    drop(peer);
+    assert!(matches!(
+        log.find(|event| if let Event::Closed(ending) = event { Some(ending) } else { None }),
+        Ending::Closed
+    ));
+    let address = server.local_addr().clone();
+    stage.runtime.connect_with(&options, &address, move || client.probe().open(|io| io.close())).unwrap();
+    (0..2).for_each(|_| assert_eq!(log.closed(), Ending::Closed));
+    assert_eq!(stage.shutdown(Duration::MAX).timers_fired, 0);
 }
 
 /// A proxy: what comes in at the front goes to the back, and its answer comes out at the front.

@@ -3,6 +3,7 @@
 use crate::config::REAP_TIMEOUT;
 use crate::error::Result;
 use crate::reactor::Reactor;
+use crate::reactor::pace::timers;
 use crate::reactor::stream::connection::{Connection, Phase};
 use crate::reactor::stream::handler::CloseReason;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ impl Reactor {
     /// Begins to stop: listeners close, and each handler's [`on_shutdown`](crate::reactor::Handler::on_shutdown) is called. What has
     /// not finished within `grace` is cut off. Go on with [`turn`](Self::turn) until [`is_drained`](Self::is_drained).
     pub fn begin_drain(&mut self, grace: Duration) {
-        let deadline = self.driver.now() + grace;
+        let deadline = timers::deadline(self.driver.now(), grace);
         if self.drain_deadline.is_some_and(|earlier| earlier <= deadline) {
             return;
         }

@@ -121,7 +121,7 @@ impl Reactor {
         )
     }
 
-    fn is_open(&self, id: Id) -> bool {
+    pub(in crate::reactor) fn is_open(&self, id: Id) -> bool {
         self.connections.get(id).is_some_and(|connection| connection.link.phase == Phase::Open)
     }
 }

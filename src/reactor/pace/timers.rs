@@ -1,8 +1,15 @@
 //! Deadlines of connections and listeners.
 
+use crate::config::NEVER;
 use crate::reactor::table::Id;
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// When `after` has passed. Never `now` itself, so that a timer that is set while timers fire waits for the next turn, and
+/// never out of range.
+pub(in crate::reactor) fn deadline(now: Instant, after: Duration) -> Instant {
+    now + after.clamp(Duration::from_nanos(1), NEVER)
+}
 
 /// What a deadline is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,6 +68,15 @@ mod tests {
     use super::*;
     use crate::reactor::table::Table;
     use std::time::Duration;
+
+    #[test]
+    fn any_duration_makes_a_deadline_that_is_not_now() {
+        let now = Instant::now();
+        for after in [Duration::ZERO, Duration::from_nanos(1), Duration::from_secs(1), Duration::MAX] {
+            assert!(deadline(now, after) > now);
+        }
+        assert_eq!(deadline(now, Duration::from_secs(1)), now + Duration::from_secs(1));
+    }
 
     #[test]
     fn deadlines_fire_in_order_and_once() {

@@ -189,7 +189,7 @@ impl Reactor {
         };
         if prepared.and_then(|()| self.driver.attach(&socket)).is_err() {
             self.shared.counters.connections_refused.add(1);
-            return;
+            return self.guarded(|_| drop(handler));
         }
         let id = self.connections.insert(|id| Connection {
             handler,
@@ -203,7 +203,7 @@ impl Reactor {
         link.opened = true;
         self.shared.counters.connections_opened.add(1);
         self.call(id, |handler, io| handler.on_open(io));
-        if self.drain_deadline.is_some() {
+        if self.drain_deadline.is_some() && self.is_open(id) {
             self.call(id, |handler, io| handler.on_shutdown(io));
         }
         self.settle(id);

@@ -5,7 +5,7 @@ use super::options::StreamOptions;
 use crate::config::CONNECT_RETRY;
 use crate::driver::{Kind, Op};
 use crate::reactor::Reactor;
-use crate::reactor::pace::timers::Due;
+use crate::reactor::pace::timers::{Due, deadline};
 use crate::reactor::stream::connection::{Connection, Link, Phase};
 use crate::reactor::stream::handler::{CloseReason, Handler};
 use crate::reactor::table::Id;
@@ -28,6 +28,7 @@ impl Reactor {
                     self.shared.counters.handler_panics.add(1);
                     crate::log::handler_panicked(address);
                 }
+                self.guarded(|_| drop(handler));
             }
         }
     }
@@ -56,7 +57,7 @@ impl Reactor {
         handler: Box<dyn Handler>,
     ) {
         let options = Rc::new(options.clone());
-        let deadline = self.driver.now() + options.connect_timeout;
+        let deadline = deadline(self.driver.now(), options.connect_timeout);
         let id = self.connections.insert(|id| Connection {
             handler,
             link: Link::new(id, socket, address.clone(), options, Phase::Connecting, None),

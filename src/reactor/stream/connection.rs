@@ -180,12 +180,8 @@ impl Link {
 
     pub(in crate::reactor) fn shutdown_write(&mut self) {
         if self.phase == Phase::Open {
-            // What other threads wrote before the end is a part of the output.
-            self.collect_outbox(true);
+            self.take_last_outbox();
             self.write_ends = true;
-            if let Some(handle) = &self.remote {
-                handle.remote().end_output();
-            }
         }
     }
 
@@ -193,7 +189,7 @@ impl Link {
         match self.phase {
             Phase::Connecting => self.fail(CloseReason::Aborted),
             Phase::Open => {
-                self.collect_outbox(true);
+                self.take_last_outbox();
                 self.phase = Phase::Flushing;
                 if let Some(handle) = &self.remote {
                     handle.remote().close();
@@ -203,18 +199,37 @@ impl Link {
         }
     }
 
-    /// Takes over what other threads wrote, if that is wanted now. `true` if they want the handler to be notified.
-    pub(in crate::reactor) fn collect_outbox(&mut self, wants_output: bool) -> bool {
+    /// Takes over what other threads wrote.
+    pub(in crate::reactor) fn take_outbox(&mut self) {
+        let Some(handle) = &self.remote else { return };
+        let before = self.out.len();
+        handle.remote().take_output(&mut self.out);
+        self.unsolicited += self.out.len() - before;
+    }
+
+    /// Follows an announcement of other threads: takes over what they wrote, if that is wanted now. `true` if they want the
+    /// handler to be notified.
+    pub(in crate::reactor) fn look_into_outbox(&mut self) -> bool {
+        let wanted = self.wants_outbox();
         let Some(handle) = &self.remote else { return false };
         let before = self.out.len();
-        let notified = handle.remote().collect(wants_output, &mut self.out);
+        let notified = handle.remote().look(wanted.then_some(&mut self.out));
         self.unsolicited += self.out.len() - before;
         notified
     }
 
+    /// What other threads wrote before the end is a part of the output, and what they write from now on is refused: in this
+    /// order, or what came in between would be accepted and lost.
+    fn take_last_outbox(&mut self) {
+        if let Some(handle) = &self.remote {
+            handle.remote().end_output();
+        }
+        self.take_outbox();
+    }
+
     /// Whether what other threads write may be taken over: while the peer is slow it waits in the outbox, so that they
     /// notice.
-    pub(in crate::reactor) fn wants_outbox(&self) -> bool {
+    fn wants_outbox(&self) -> bool {
         self.accepts_output() && self.pending_output() <= self.options.limits.output_soft
     }
 

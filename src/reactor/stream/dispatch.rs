@@ -173,7 +173,7 @@ impl Reactor {
 
     pub(in crate::reactor) fn look_into_outbox(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
-        if link.collect_outbox(link.wants_outbox()) && link.phase == Phase::Open {
+        if link.look_into_outbox() && link.phase == Phase::Open {
             self.call(id, |handler, io| handler.on_notify(io));
         }
         self.settle(id);

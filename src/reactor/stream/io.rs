@@ -2,6 +2,7 @@
 
 use super::connection::{Link, Phase};
 use super::handler::CloseReason;
+use crate::reactor::pace::timers;
 use crate::reactor::socket::address::Address;
 use crate::reactor::threads::stream_handle::Handle;
 use crate::reactor::{Reactor, Shared};
@@ -95,9 +96,10 @@ impl Io<'_> {
         self.link.handle(&self.shared.mailbox)
     }
 
-    /// Calls `on_timer` after this time, instead of at the time that was set before.
+    /// Calls `on_timer` after this time, instead of at the time that was set before: in the next turn at the earliest, and never
+    /// if the time is longer than [`config::NEVER`](crate::config::NEVER).
     pub fn set_timer(&mut self, after: Duration) {
-        self.link.handler_deadline = Some(self.shared.now + after);
+        self.link.handler_deadline = Some(timers::deadline(self.shared.now, after));
     }
 
     /// Takes the timer back.

@@ -5,7 +5,7 @@ use super::handler::CloseReason;
 use crate::config::FLUSH_TIMEOUT;
 use crate::driver::{Kind, Op};
 use crate::reactor::Reactor;
-use crate::reactor::pace::timers::Due;
+use crate::reactor::pace::timers::{Due, deadline};
 use crate::reactor::table::Id;
 use std::io;
 
@@ -44,14 +44,8 @@ impl Reactor {
 
     fn settle_output(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
-        if link.pending_output() == 0
-            && link.accepts_output()
-            && link.remote.as_ref().is_some_and(|handle| handle.remote().has_output())
-            && link.collect_outbox(true)
-            && let Some(handle) = &link.remote
-        {
-            // The notification came with the output; it is still owed to the handler.
-            let _ = handle.notify();
+        if link.pending_output() == 0 && link.accepts_output() {
+            link.take_outbox();
         }
         if link.out.is_empty() || link.phase > Phase::Flushing {
             return;
@@ -72,20 +66,20 @@ impl Reactor {
             self.driver.end_output(&link.socket);
         }
         let output_ended = link.has_ended_output();
-        let deadline = match link.phase {
+        let due = match link.phase {
             Phase::Open | Phase::Flushing | Phase::Lingering if output_ended && input_ended => {
                 link.fail(CloseReason::Closed);
                 None
             }
             Phase::Flushing if output_ended => {
                 link.phase = Phase::Lingering;
-                Some(self.shared.now + link.options.close_timeout)
+                Some(deadline(self.shared.now, link.options.close_timeout))
             }
-            Phase::Flushing => link.phase_timer.or(Some(self.shared.now + FLUSH_TIMEOUT)),
+            Phase::Flushing => link.phase_timer.or(Some(deadline(self.shared.now, FLUSH_TIMEOUT))),
             Phase::Open | Phase::Dead => None,
             Phase::Connecting | Phase::Lingering => link.phase_timer,
         };
-        self.timers.change(&mut link.phase_timer, Due::Phase(id), deadline);
+        self.timers.change(&mut link.phase_timer, Due::Phase(id), due);
     }
 
     fn settle_reading(&mut self, id: Id) {

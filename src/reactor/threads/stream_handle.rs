@@ -146,19 +146,27 @@ impl Remote {
         self.mailbox.post(command).map_err(|_| HandleError::Closed)
     }
 
-    /// The reactor looks: `true` if the handler wants to be notified. Output is taken over only if `wants_output`.
-    pub(in crate::reactor) fn collect(&self, wants_output: bool, out: &mut Payload) -> bool {
+    /// The reactor follows an announcement: `true` if the handler is to be notified. The output is moved behind `out`, if there
+    /// is one.
+    pub(in crate::reactor) fn look(&self, out: Option<&mut Payload>) -> bool {
         let mut outbox = self.outbox.lock();
         outbox.announced = false;
-        if wants_output && !outbox.payload.is_empty() {
-            out.append(&mut outbox.payload);
-            self.room.notify_all();
+        if let Some(out) = out {
+            self.move_output(&mut outbox, out);
         }
         std::mem::take(&mut outbox.notified)
     }
 
-    pub(in crate::reactor) fn has_output(&self) -> bool {
-        !self.outbox.lock().payload.is_empty()
+    /// Moves the output behind `out`. What was announced stays so: a notification that came with it is still owed.
+    pub(in crate::reactor) fn take_output(&self, out: &mut Payload) {
+        self.move_output(&mut self.outbox.lock(), out);
+    }
+
+    fn move_output(&self, outbox: &mut Outbox, out: &mut Payload) {
+        if !outbox.payload.is_empty() {
+            out.append(&mut outbox.payload);
+            self.room.notify_all();
+        }
     }
 
     /// Refuses output from now on; those who wait are told.
