@@ -1,5 +1,6 @@
 //! Received bytes that a handler has not consumed yet.
 
+use super::spare::is_wasteful;
 use super::{HasSpare, Spare};
 
 /// How many bytes of a fresh buffer are first put behind a split frame's beginning. Small, because most frames that
@@ -78,13 +79,13 @@ impl Inbox {
         self.keep(&bytes[offered.consumed..], context.spare());
     }
 
-    /// Shows what was left over once more, with nothing new behind it.
+    /// Shows what was left over once more, with nothing new behind it, unless the handler has no use for so little.
     pub(crate) fn offer_again<C: HasSpare>(
         &mut self,
         context: &mut C,
         handler: impl FnOnce(&mut C, &[u8]) -> Offered,
     ) {
-        if self.is_empty() {
+        if self.is_empty() || self.len() < self.wanted {
             return;
         }
         let offered = handler(context, &self.spill[self.start..]);
@@ -101,14 +102,21 @@ impl Inbox {
 
     /// Keeps `bytes` without showing them to anybody yet.
     pub(crate) fn keep(&mut self, bytes: &[u8], spare: &mut Spare) {
-        if self.is_empty() {
+        let held = self.len();
+        if held == 0 {
             self.release(spare);
             if bytes.is_empty() {
                 return;
             }
-            self.spill = spare.take();
-            // A peer's word for a length is worth no more than this before its bytes arrive.
-            self.spill.reserve(self.wanted.min(MOST_RESERVED).max(bytes.len()));
+        }
+        // A peer's word for a length is worth no more than this before its bytes arrive.
+        let expected = self.wanted.min(MOST_RESERVED).max(held + bytes.len());
+        if held == 0 || is_wasteful(self.spill.capacity(), expected) {
+            let mut spill = spare.take_for(expected);
+            spill.reserve(expected);
+            spill.extend_from_slice(&self.spill[self.start..]);
+            self.release(spare);
+            self.spill = spill;
         } else if self.start > self.spill.len() / 2 {
             self.spill.drain(..self.start);
             self.start = 0;
@@ -177,4 +185,56 @@ mod tests {
         assert_eq!(calls, [1, 10]);
         assert!(inbox.is_empty());
     }
+
+    #[test]
+    fn a_handler_that_wants_more_is_not_called_with_less_when_it_reads_on() {
+        let (mut inbox, mut spare, mut calls) = (Inbox::default(), Spare::new(1 << 20), Vec::new());
+        // It pauses behind its first look, with a hint of what it needs to go on.
+        let paused = Offered { consumed: 1, wanted: 4, stop: true };
+        inbox.offer(b"1ab", &mut spare, |_, _| paused);
+        let mut read_on = |inbox: &mut Inbox, spare: &mut Spare| {
+            inbox.offer_again(spare, |_, bytes| {
+                calls.push(bytes.to_vec());
+                Offered { consumed: bytes.len(), wanted: 0, stop: false }
+            });
+        };
+        read_on(&mut inbox, &mut spare);
+        inbox.keep(b"c", &mut spare);
+        read_on(&mut inbox, &mut spare);
+        assert_eq!(inbox.len(), 3);
+        inbox.keep(b"d", &mut spare);
+        read_on(&mut inbox, &mut spare);
+        // Less is enough once nothing more is asked for.
+        inbox.keep(b"e", &mut spare);
+        read_on(&mut inbox, &mut spare);
+        assert_eq!(calls, [&b"abcd"[..], b"e"]);
+    }
+
+    #[test]
+    fn a_short_rest_does_not_hold_the_memory_of_a_long_frame() {
+        const LARGE: usize = 1 << 20;
+        let take_but = |rest: usize| {
+            move |_: &mut Spare, bytes: &[u8]| Offered {
+                consumed: bytes.len() - rest,
+                wanted: 0,
+                stop: false,
+            }
+        };
+        let (mut inbox, mut spare) = (Inbox::default(), Spare::new(16 << 20));
+        spare.give(Vec::with_capacity(LARGE));
+        inbox.offer(&[7; 10], &mut spare, take_but(5));
+        assert!(inbox.spill.capacity() < SHORT, "of a fragment: {}", inbox.spill.capacity());
+        inbox.keep(&vec![8; LARGE], &mut spare);
+        inbox.offer_again(&mut spare, take_but(5));
+        assert!(inbox.spill.capacity() < SHORT, "of what was left: {}", inbox.spill.capacity());
+        assert_eq!(inbox.len(), 5);
+        inbox.offer(&[9; 10], &mut spare, |_, bytes| {
+            assert_eq!(bytes, [8, 8, 8, 8, 8, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9]);
+            Offered { consumed: bytes.len(), wanted: 0, stop: false }
+        });
+        assert!(inbox.is_empty());
+    }
+
+    /// No connection that waits for more should hold this.
+    const SHORT: usize = 64 << 10;
 }

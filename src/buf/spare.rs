@@ -1,24 +1,68 @@
 //! Vectors that nobody uses at the moment.
 
+use super::Payload;
+use super::payload::Splice;
+use std::collections::VecDeque;
+
+/// Capacity up to which a vector may hold next to nothing.
+const SMALL: usize = 64 << 10;
+
+/// Above that, a vector is too large for less than this part of it.
+const LEAST_PART: usize = 16;
+
+/// How many lists of splices are kept, and how long each may be.
+const LISTS: usize = 16;
+const LIST_ITEMS: usize = 1024;
+
+/// Whether `len` bytes should move out of a vector of such a capacity. To copy them is little compared to what is freed.
+pub(super) fn is_wasteful(capacity: usize, len: usize) -> bool {
+    capacity > SMALL && len < capacity / LEAST_PART
+}
+
 /// A reactor's spare vectors, so that a connection at rest owns no buffer and a busy one allocates none.
 ///
-/// The last one given back is the first one taken: it is the one that is still in the cache.
+/// The last one given back is the first one taken: it is the one that is still in the cache. Whoever keeps a vector for
+/// long asks for one that [fits](Self::take_for).
 #[derive(Debug)]
 pub(crate) struct Spare {
-    vectors: Vec<Vec<u8>>,
+    small: Vec<Vec<u8>>,
+    large: Vec<Vec<u8>>,
+    last_was_large: bool,
+    splices: Vec<VecDeque<Splice>>,
     held_bytes: usize,
     most_bytes: usize,
 }
 
 impl Spare {
-    /// Keeps vectors until their capacities add up to `most_bytes`.
+    /// Keeps vectors until their capacities add up to `most_bytes`, each of up to a quarter of that.
     pub(crate) fn new(most_bytes: usize) -> Self {
-        Spare { vectors: Vec::new(), held_bytes: 0, most_bytes }
+        Spare {
+            small: Vec::new(),
+            large: Vec::new(),
+            last_was_large: false,
+            splices: Vec::new(),
+            held_bytes: 0,
+            most_bytes,
+        }
     }
 
     /// An empty vector, with room if one was given back before.
     pub(crate) fn take(&mut self) -> Vec<u8> {
-        let vector = self.vectors.pop().unwrap_or_default();
+        let [first, second] = match self.last_was_large {
+            true => [&mut self.large, &mut self.small],
+            false => [&mut self.small, &mut self.large],
+        };
+        let vector = first.pop().or_else(|| second.pop()).unwrap_or_default();
+        self.held_bytes -= vector.capacity();
+        vector
+    }
+
+    /// An empty vector that may hold `bytes` bytes for as long as it takes: not a large one for few. It need not have the
+    /// room yet.
+    pub(crate) fn take_for(&mut self, bytes: usize) -> Vec<u8> {
+        let vectors = if bytes > SMALL { &mut self.large } else { &mut self.small };
+        let fits = vectors.last().is_some_and(|vector| !is_wasteful(vector.capacity(), bytes));
+        let vector = if fits { vectors.pop().expect("it was just seen") } else { Vec::new() };
         self.held_bytes -= vector.capacity();
         vector
     }
@@ -26,11 +70,33 @@ impl Spare {
     /// Keeps `vector` for the next one who needs it, or frees it when enough are kept.
     pub(crate) fn give(&mut self, mut vector: Vec<u8>) {
         vector.clear();
-        let held_bytes = self.held_bytes + vector.capacity();
-        if vector.capacity() > 0 && held_bytes <= self.most_bytes {
+        let capacity = vector.capacity();
+        let held_bytes = self.held_bytes + capacity;
+        if capacity > 0 && held_bytes <= self.most_bytes && capacity <= self.most_bytes / 4 {
             self.held_bytes = held_bytes;
-            self.vectors.push(vector);
+            self.last_was_large = capacity > SMALL;
+            if self.last_was_large { self.large.push(vector) } else { self.small.push(vector) }
         }
+    }
+
+    /// An empty payload, with the memory of one that was given back before.
+    pub(crate) fn take_payload(&mut self) -> Payload {
+        let splices = self.splices.pop().unwrap_or_default();
+        Payload::over(self.take(), splices)
+    }
+
+    /// Keeps the memory of a payload for another one.
+    pub(crate) fn give_payload(&mut self, payload: Payload) {
+        let (text, splices) = payload.into_parts();
+        self.give(text);
+        if splices.capacity() > 0 && splices.capacity() <= LIST_ITEMS && self.splices.len() < LISTS {
+            self.splices.push(splices);
+        }
+    }
+
+    /// Has a payload that is about to wait for its peer hold no more memory than becomes it.
+    pub(crate) fn fit(&mut self, payload: &mut Payload) {
+        payload.fit(self);
     }
 }
 
@@ -48,15 +114,70 @@ impl HasSpare for Spare {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
 
     #[test]
     fn keeps_no_more_than_it_may() {
-        let mut spare = Spare::new(100);
-        spare.give(Vec::with_capacity(60));
-        spare.give(Vec::with_capacity(60));
-        assert_eq!(spare.held_bytes, 60);
-        assert_eq!(spare.take().capacity(), 60);
-        assert_eq!(spare.take().capacity(), 0);
+        let mut spare = Spare::new(240);
+        for _ in 0..5 {
+            spare.give(Vec::with_capacity(60));
+        }
+        assert_eq!(spare.held_bytes, 240);
+        for held in [180, 120, 60, 0] {
+            assert_eq!((spare.take().capacity(), spare.held_bytes), (60, held));
+        }
+        assert_eq!((spare.take().capacity(), spare.held_bytes), (0, 0));
+        spare.give(Vec::with_capacity(61));
+        assert_eq!(spare.held_bytes, 0, "one vector is not to use up the room of all others");
+    }
+
+    #[test]
+    fn few_bytes_get_no_large_vector() {
+        let mut spare = Spare::new(1 << 24);
+        let (small, large) = (1000, 1 << 20);
+        spare.give(Vec::with_capacity(large));
+        assert_eq!(spare.take_for(5).capacity(), 0);
+        spare.give(Vec::with_capacity(small));
+        assert_eq!(spare.take_for(5).capacity(), small);
+        assert_eq!(spare.take_for(SMALL).capacity(), 0);
+        assert_eq!(spare.take_for(SMALL + 1).capacity(), large);
         assert_eq!(spare.held_bytes, 0);
+        spare.give(Vec::with_capacity(4 << 20));
+        assert_eq!(spare.take_for(SMALL + 1).capacity(), 0, "64 times too large");
+        assert_eq!(spare.take_for(1 << 18).capacity(), 4 << 20);
+    }
+
+    #[test]
+    fn the_last_one_given_is_the_first_one_taken() {
+        let mut spare = Spare::new(1 << 24);
+        let (small, large) = (1000, 1 << 20);
+        spare.give(Vec::with_capacity(large));
+        spare.give(Vec::with_capacity(small));
+        assert_eq!(spare.take().capacity(), small);
+        assert_eq!(spare.take().capacity(), large, "better than none");
+        spare.give(Vec::with_capacity(small));
+        spare.give(Vec::with_capacity(large));
+        assert_eq!(spare.take().capacity(), large);
+        assert_eq!(spare.take().capacity(), small);
+    }
+
+    #[test]
+    fn a_payload_lives_on_the_memory_of_another() {
+        let mut spare = Spare::new(1 << 24);
+        let mut payload = spare.take_payload();
+        payload.text().extend_from_slice(b"text");
+        (0..100).for_each(|_| payload.splice(Bytes::from_static(b"spliced")));
+        payload.advance(10);
+        let place = payload.text().as_ptr();
+        spare.give_payload(payload);
+        let capacity = spare.splices[0].capacity();
+        assert!(capacity >= 100);
+        let mut payload = spare.take_payload();
+        assert_eq!((payload.len(), payload.text().as_ptr()), (0, place));
+        assert!(spare.splices.is_empty());
+        // Not for ever as much as somebody once needed.
+        (0..2 * LIST_ITEMS).for_each(|_| payload.splice(Bytes::from_static(b"spliced")));
+        spare.give_payload(payload);
+        assert!(spare.splices.is_empty());
     }
 }

@@ -159,10 +159,16 @@ impl Link {
     /// The vector that output is appended to; borrowed from the reactor's spare ones while there is output.
     #[inline]
     pub(in crate::reactor) fn writable_text(&mut self, spare: &mut Spare) -> &mut Vec<u8> {
+        self.writable_out(spare).text()
+    }
+
+    /// The output that is filling, with memory that others have used before.
+    #[inline]
+    pub(in crate::reactor) fn writable_out(&mut self, spare: &mut Spare) -> &mut Payload {
         if self.out.text_capacity() == 0 && self.out.is_empty() {
-            self.out = Payload::over(spare.take());
+            self.out = spare.take_payload();
         }
-        self.out.text()
+        &mut self.out
     }
 
     pub(in crate::reactor) fn handle(&mut self, mailbox: &Arc<Mailbox>) -> Handle {

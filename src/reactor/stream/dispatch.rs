@@ -140,7 +140,7 @@ impl Reactor {
                 link.unsolicited = link.unsolicited.saturating_sub(sent);
                 payload.advance(sent);
                 if payload.is_empty() || link.phase == Phase::Dead {
-                    self.shared.spare.give(payload.into_text());
+                    self.shared.spare.give_payload(payload);
                 } else {
                     counters.short_sends.add(1);
                     self.send(id, payload);

@@ -11,6 +11,9 @@ use socket2::SockRef;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+/// What is kept of the memory that took what was written to a closed connection.
+const MOST_VOID: usize = 64 << 10;
+
 /// A connection, in the hands of its handler.
 ///
 /// Nothing here blocks or enters the kernel. Output collects and leaves in one send at the end of the reactor's turn,
@@ -30,7 +33,7 @@ impl Io<'_> {
     /// Appends `bytes` to the output without a copy. Worth it from some kilobytes on.
     pub fn write_bytes(&mut self, bytes: Bytes) {
         if self.link.accepts_output() {
-            self.link.out.splice(bytes);
+            self.link.writable_out(&mut self.shared.spare).splice(bytes);
         }
     }
 
@@ -40,6 +43,7 @@ impl Io<'_> {
         if !self.link.accepts_output() {
             // Whoever writes after closing writes into the void.
             self.shared.void.clear();
+            self.shared.void.shrink_to(MOST_VOID);
             return &mut self.shared.void;
         }
         self.link.writable_text(&mut self.shared.spare)

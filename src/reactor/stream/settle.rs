@@ -183,7 +183,8 @@ impl Reactor {
             let Some(Connection { link, .. }) = self.connections.get_mut(id) else { continue };
             link.queued = false;
             if link.sending == 0 && !link.out.is_empty() {
-                let payload = std::mem::take(&mut link.out);
+                let mut payload = std::mem::take(&mut link.out);
+                self.shared.spare.fit(&mut payload);
                 self.send(id, payload);
             }
         }
