@@ -155,6 +155,10 @@ pub trait Correlation: sealed::Sealed + Copy + Debug + Send + 'static {
     /// Which of the three it is.
     const KIND: CorrelationKind;
 
+    /// Whether a server may say something that is no response, under an id that no request has. A client expects it then.
+    #[doc(hidden)]
+    const HAS_NOTICES: bool = false;
+
     /// The id that has this number; nothing where there are no ids.
     #[doc(hidden)]
     fn id_from(number: u64) -> Self::Id;
@@ -211,6 +215,11 @@ pub enum CorrelationKind {
 pub struct InOrder;
 
 /// Request and response carry the same 64-bit id, 8 bytes big-endian before the frame.
+///
+/// One id, 2^64 - 2, is no request's: behind it a server says something that is no response, in ten bytes. The first one is 1 for
+/// a goodbye, or 2 for a request that has no response; the second says why it has none (1 its reply was dropped, 2 the service
+/// panicked, 3 it took too long, 4 the response cannot be encoded); then come 8 bytes, big-endian: how many of the connection's
+/// requests were taken, or the id of the request. Behind a goodbye nothing follows, and what was not taken by then never is.
 #[derive(Clone, Copy, Debug)]
 pub struct ById;
 
@@ -260,6 +269,7 @@ impl Correlation for ById {
     type Id = u64;
 
     const KIND: CorrelationKind = CorrelationKind::ById;
+    const HAS_NOTICES: bool = true;
 
     #[inline]
     fn id_from(number: u64) -> u64 {

@@ -62,6 +62,7 @@
 
 mod client;
 mod error;
+mod notice;
 mod options;
 mod server;
 

@@ -1,10 +1,12 @@
 //! Runtimes that stop while there is something to do.
 
 use super::support::*;
+use std::io::Read;
+use std::net::TcpStream;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
-use trochus::codec::Int32;
+use trochus::codec::{Int32, Protocol};
 use trochus::rpc::{CallError, Client, ClientOptions, Reconnect, Server};
 use trochus::{Backend, Runtime};
 
@@ -161,4 +163,29 @@ fn both_ends_stop_with_one_runtime() {
             }
         });
     }
+}
+
+#[test]
+fn by_id_a_server_that_stops_says_what_it_took() {
+    on_each_backend(|runtime| {
+        let servers = one_reactor(runtime.backend());
+        let (service, kept) = keeper();
+        let server = Server::bind(&servers, "127.0.0.1:0", Int32.by_id(), service).unwrap();
+        let mut peer = dial(server.local_addr());
+        write_ints(&mut peer, [0, 7, 70, 0, 8, 80]);
+        let (seven, eight) = (next(&kept), next(&kept));
+        let stopping = thread::spawn(move || servers.shutdown(HOUR));
+        eventually("it stops", || TcpStream::connect(plain(server.local_addr())).is_err());
+        // Too late: not taken, and not counted.
+        write_ints(&mut peer, [0, 9, 90]);
+        eight.1.send(81);
+        seven.1.send(71);
+        let mut received = Vec::new();
+        peer.read_to_end(&mut received).unwrap();
+        let (responses, goodbye) = received.split_at(24);
+        assert_eq!(ints(responses), [0, 8, 81, 0, 7, 71]);
+        assert_eq!(goodbye, [255, 255, 255, 255, 255, 255, 255, 254, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+        drop(peer);
+        stopping.join().unwrap().unwrap();
+    });
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::panic::resume_unwind;
 use std::pin::pin;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -77,10 +77,15 @@ pub(crate) fn next(kept: &Kept) -> (i32, Reply<i32>) {
     kept.recv_timeout(PATIENCE).expect("a request")
 }
 
+/// For sockets of the standard library.
+pub(crate) fn plain(address: &Address) -> SocketAddr {
+    let Address::Tcp(address) = address else { panic!("not a TCP address: {address}") };
+    *address
+}
+
 /// A plain socket as a client.
 pub(crate) fn dial(address: &Address) -> TcpStream {
-    let Address::Tcp(address) = address else { panic!("not a TCP address: {address}") };
-    let stream = TcpStream::connect(address).unwrap();
+    let stream = TcpStream::connect(plain(address)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_nodelay(true).unwrap();
     stream

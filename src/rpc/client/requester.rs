@@ -6,6 +6,7 @@ use super::expected::{Expected, Recipient};
 use super::sender::Sender;
 use crate::codec::{Correlation, CorrelationKind, Decode, Decoded, Protocol, Response};
 use crate::reactor::{CloseReason, Handler, Io};
+use crate::rpc::notice::{self, Notice};
 use std::sync::Arc;
 
 pub(in crate::rpc) struct Requester<P: Protocol, K: Caller<P>> {
@@ -122,6 +123,23 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
         let mut requests = Requests::<P>::new(codec, expected, io.out(), room, accepts);
         let mut consumed = 0;
         loop {
+            if P::Correlation::HAS_NOTICES && Notice::begins(&bytes[consumed..]) {
+                match Notice::decode(&bytes[consumed..])? {
+                    None => return Ok((consumed, notice::BYTES)),
+                    Some(Notice::Goodbye { .. }) => {}
+                    Some(Notice::WithoutResponse { id, why }) => match requests.recipient(id) {
+                        Some(Recipient::Call(promise)) => promise.lose(&Arc::from(why.text())),
+                        Some(Recipient::Callback) => {
+                            self.unanswered += 1;
+                            self.unanswered_pushed += 1;
+                        }
+                        Some(Recipient::Nobody) => {}
+                        None => return Err("the server refused what nobody asked for".to_owned()),
+                    },
+                }
+                consumed += notice::BYTES;
+                continue;
+            }
             let decoded = P::Correlation::decode(&mut self.responses, &bytes[consumed..]);
             let ((id, response), taken) = match decoded.map_err(|error| error.to_string())? {
                 Decoded::Item { item, consumed } => (item, consumed),

@@ -38,15 +38,12 @@ pub(in crate::rpc) enum Answer<R> {
 
 /// Where a reply leaves its response as long as its service is being called.
 pub(in crate::rpc) struct Slot<R> {
-    state: UnsafeCell<SlotState<R>>,
+    /// The request whose service is being called. Apart from the answer, because replies of other requests look at it while
+    /// the answer is borrowed.
+    ticket: Cell<u64>,
+    answer: UnsafeCell<Answer<R>>,
     /// Counted once more than this slot needs it: for the reply that is out.
     spare: Cell<NonNull<Later<R>>>,
-}
-
-struct SlotState<R> {
-    /// The request that is being served.
-    ticket: u64,
-    answer: Answer<R>,
 }
 
 /// Where replies go that were not sent while the service was being called.
@@ -88,8 +85,8 @@ pub(in crate::rpc) struct Dispatch<'a, R> {
 
 impl<R> Slot<R> {
     pub(in crate::rpc) fn new(later: &Arc<Later<R>>) -> Self {
-        let state = SlotState { ticket: NOBODY, answer: Answer::Later };
-        Slot { state: UnsafeCell::new(state), spare: Cell::new(counted(later.clone())) }
+        let (ticket, answer) = (Cell::new(NOBODY), UnsafeCell::new(Answer::Later));
+        Slot { ticket, answer, spare: Cell::new(counted(later.clone())) }
     }
 
     /// The reply that was out has taken the spare reference with it: counts another one.
@@ -125,22 +122,22 @@ impl<'a, R> Dispatch<'a, R> {
     /// not taken is dropped before the next request.
     #[inline]
     pub(in crate::rpc) fn serve(&mut self, ticket: u64, serve: impl FnOnce(Reply<R>)) -> &mut Answer<R> {
-        let state = self.state();
-        state.answer = Answer::Later;
-        state.ticket = ticket;
+        // Drops a response that was not taken, which may run anything; the slot is nobody's meanwhile.
+        *self.answer() = Answer::Later;
+        self.slot.ticket.set(ticket);
         let reply = Reply { later: self.slot.spare.get(), ticket, dispatch: self.number, slot: self.slot };
         let serving = Serving(self);
         serve(reply);
         drop(serving);
-        &mut self.state().answer
+        self.answer()
     }
 
     #[inline]
-    fn state(&mut self) -> &mut SlotState<R> {
+    fn answer(&mut self) -> &mut Answer<R> {
         // SAFETY: the slot has one dispatch, on this thread, which is borrowed as long as this reference lives. A reply makes
         // a reference of its own only while `serve` calls the service, when there is none of these: at any other time no
-        // reply finds its ticket in the slot.
-        unsafe { &mut *self.slot.state.get() }
+        // reply finds its ticket in the slot, and the ticket is all that it looks at.
+        unsafe { &mut *self.slot.answer.get() }
     }
 }
 
@@ -150,9 +147,8 @@ struct Serving<'d, 'a, R>(&'d mut Dispatch<'a, R>);
 impl<R> Drop for Serving<'_, '_, R> {
     #[inline]
     fn drop(&mut self) {
-        let state = self.0.state();
-        state.ticket = NOBODY;
-        if let Answer::Later = state.answer {
+        self.0.slot.ticket.set(NOBODY);
+        if let Answer::Later = self.0.answer() {
             // The reply has left, and took the spare reference with it.
             self.0.slot.replace_spare(self.0.later);
         }
@@ -190,13 +186,13 @@ impl<R> Reply<R> {
         // SAFETY: the dispatch with this number, of which there is one, is going on on this very thread: it sets `CURRENT` and
         // restores it when it is dropped, before its slot can be. So the slot is alive.
         let slot = unsafe { &*slot };
-        // SAFETY: nobody else has a reference into the slot: other threads fail the comparison above, and `Dispatch` has
-        // none across the service's call.
-        let state = unsafe { &mut *slot.state.get() };
-        if state.ticket != ticket {
+        if slot.ticket.get() != ticket {
             return Some(response);
         }
-        state.answer = response.map_or(Answer::Dropped, Answer::Now);
+        // SAFETY: nobody else has a reference to the answer: other threads fail the comparison of numbers, other requests
+        // that of tickets, and `Dispatch` has none as long as the slot has a ticket.
+        let answer = unsafe { &mut *slot.answer.get() };
+        *answer = response.map_or(Answer::Dropped, Answer::Now);
         None
     }
 
@@ -341,6 +337,59 @@ mod tests {
         kept.remove(0).send("behind".to_owned());
         let text = |text: &str| Some(text.to_owned());
         assert_eq!(taken(&later), [(0, text("stale")), (1, text("between")), (3, text("behind"))]);
+    }
+
+    /// What a responder does with an answer while replies of other requests are sent: the answer is borrowed all the time.
+    #[test]
+    fn other_replies_are_sent_while_an_answer_is_borrowed() {
+        let later = unattached();
+        let slot = Slot::new(&later);
+        let mut kept = Vec::new();
+        let mut dispatch = Dispatch::begin(&slot, &later);
+        for ticket in 0..3 {
+            dispatch.serve(ticket, |reply| kept.push(reply));
+        }
+        let answer = dispatch.serve(3, drop);
+        // As by a service that makes a substitute, then by an encoder.
+        kept.remove(0).send("during the substitute".to_owned());
+        *answer = Answer::Now("substitute".to_owned());
+        drop(kept.remove(0));
+        assert_eq!(now(answer), Some("substitute".to_owned()));
+        // And the other way round: first an answer at once, which is looked at.
+        let answer = dispatch.serve(4, |reply| reply.send("at once".to_owned()));
+        let Answer::Now(response) = &*answer else { panic!("it was sent") };
+        kept.remove(0).send("during the encoding".to_owned());
+        assert_eq!(response, "at once");
+        let text = |text: &str| Some(text.to_owned());
+        let expected = [(0, text("during the substitute")), (1, None), (2, text("during the encoding"))];
+        assert_eq!(taken(&later), expected);
+    }
+
+    /// A response that sends another request's reply when it is dropped.
+    struct Tells(Option<Reply<Tells>>);
+
+    impl Drop for Tells {
+        fn drop(&mut self) {
+            if let Some(reply) = self.0.take() {
+                reply.send(Tells(None));
+            }
+        }
+    }
+
+    #[test]
+    fn a_response_that_sends_a_reply_when_it_is_dropped() {
+        let later = Arc::new(Later { done: Mutex::default(), handle: None });
+        let slot = Slot::new(&later);
+        let mut kept = None;
+        let mut dispatch = Dispatch::begin(&slot, &later);
+        dispatch.serve(0, |reply| kept = Some(reply));
+        dispatch.serve(1, |reply| reply.send(Tells(kept.take())));
+        // The answer before is dropped here, before the slot is this request's.
+        let answer = dispatch.serve(2, |reply| reply.send(Tells(None)));
+        assert!(matches!(answer, Answer::Now(Tells(None))));
+        let mut done = Vec::new();
+        later.take(&mut done);
+        assert!(matches!(&done[..], [(0, Some(_))]));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::reply::{Answer, Dispatch, Later, Slot};
 use crate::codec::{Correlation, CorrelationKind, Decoded, Encode, Protocol, Response};
 use crate::reactor::{Handler, Io};
 use crate::rpc::Service;
+use crate::rpc::notice::Notice;
 use crate::rpc::options::ServerOptions;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -24,6 +25,10 @@ pub(in crate::rpc) struct Responder<P: Protocol, S> {
     arrived: Vec<(u64, Option<Response<P>>)>,
     /// No more requests; closes once the last one is answered.
     finishing: bool,
+    /// Not everything that was taken will be answered.
+    is_at_fault: bool,
+    /// Once everything is answered, the client is told what was taken.
+    says_goodbye: bool,
 }
 
 /// Requests without a response yet.
@@ -57,6 +62,8 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             done: VecDeque::new(),
             arrived: Vec::new(),
             finishing: false,
+            is_at_fault: false,
+            says_goodbye: false,
         }
     }
 
@@ -87,7 +94,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             let ((id, request), taken) = match decoded {
                 Ok(Decoded::Item { item, consumed }) => (item, consumed),
                 Ok(Decoded::NeedMore { at_least }) => {
-                    break Ok((consumed, bytes.len() - consumed + at_least));
+                    break Ok((consumed, (bytes.len() - consumed).saturating_add(at_least)));
                 }
                 Err(_) => break Err((bytes.len(), Broken)),
             };
@@ -150,9 +157,9 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
                 OpenRequests::AnyOrder(ids) => match (ids.remove(&ticket), response) {
                     (Some(id), Some(response)) => {
                         let encoded = P::Correlation::encode(&mut self.responses, id, &response, out);
-                        self.finishing |= encoded.is_err();
+                        self.is_at_fault |= encoded.is_err();
                     }
-                    (Some(_), None) => self.finishing |= P::Correlation::KIND == CorrelationKind::ById,
+                    (Some(_), None) => self.is_at_fault |= P::Correlation::KIND == CorrelationKind::ById,
                     (None, _) => {}
                 },
             }
@@ -171,7 +178,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             };
             if !encoded {
                 // Nothing that comes behind it may be sent.
-                self.finishing = true;
+                self.is_at_fault = true;
                 self.open = OpenRequests::AnyOrder(HashMap::new());
                 return;
             }
@@ -182,7 +189,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
     fn go_on(&mut self, io: &mut Io<'_>) {
         let room = io.room();
         self.answer_later(io.out(), room);
-        if self.finishing {
+        if self.finishing || self.is_at_fault {
             self.finish(io);
         } else if self.open.len() < self.options.requests_in_progress.div_ceil(2) {
             io.resume_reading();
@@ -194,6 +201,9 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         self.finishing = true;
         io.pause_reading();
         if self.open.len() == 0 {
+            if self.says_goodbye && !self.is_at_fault {
+                Notice::Goodbye { taken: self.next_ticket }.encode(io.out());
+            }
             io.close();
         }
     }
@@ -216,6 +226,7 @@ impl<P: Protocol, S: Service<P>> Handler for Responder<P, S> {
                 consumed
             }
             Err((consumed, Broken)) => {
+                self.is_at_fault = true;
                 let room = io.room();
                 let out = io.out();
                 let full = out.len().saturating_add(room);
@@ -242,6 +253,8 @@ impl<P: Protocol, S: Service<P>> Handler for Responder<P, S> {
     }
 
     fn on_shutdown(&mut self, io: &mut Io<'_>) {
+        // A connection that ends for a fault ends without a word: not everything that was taken has been answered.
+        self.says_goodbye = P::Correlation::HAS_NOTICES && !self.is_at_fault;
         self.finish(io);
     }
 }
