@@ -162,7 +162,7 @@ fn codec<C: Codec, K: Correlation>(c: &mut Criterion, name: &str, codec: C, id: 
     let (mut encoder, mut decoder) = (codec.clone(), codec);
     let mut wire = Vec::new();
     for item in items {
-        K::encode(&mut encoder, id, item, &mut wire).unwrap();
+        K::encode(&mut encoder, id.clone(), item, &mut wire).unwrap();
     }
     let mut out = Vec::with_capacity(wire.len());
     let mut group = c.benchmark_group(format!("codec/{name}"));
@@ -171,7 +171,7 @@ fn codec<C: Codec, K: Correlation>(c: &mut Criterion, name: &str, codec: C, id: 
         b.iter(|| {
             out.clear();
             for item in black_box(items) {
-                K::encode(&mut encoder, id, item, &mut out).unwrap();
+                K::encode(&mut encoder, id.clone(), item, &mut out).unwrap();
             }
             black_box(&mut out);
         });

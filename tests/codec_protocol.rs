@@ -99,7 +99,7 @@ where
     let mut server = Server::bind(protocol, service);
     let mut wire = Vec::new();
     for (id, request) in &requests {
-        client.send(*id, request, &mut wire).unwrap();
+        client.send(id.clone(), request, &mut wire).unwrap();
     }
     let (mut pending, mut out) = (Vec::new(), Vec::new());
     for bytes in wire.chunks(piece) {

@@ -31,6 +31,11 @@ pub enum DecodeError {
     },
     /// A line is not the JSON that is expected.
     Json(Source),
+    /// The peer ended its output in the middle of an item.
+    UnexpectedEnd {
+        /// Bytes of the item that had arrived.
+        bytes: usize,
+    },
     /// A codec from outside of this crate says so.
     Custom(Source),
 }
@@ -67,6 +72,10 @@ impl fmt::Display for DecodeError {
                 write!(f, "the peer sent {size} bytes that are no value of the record type `{type_name}`")
             }
             Self::Json(source) => write!(f, "the peer sent a line that is not the JSON expected: {source}"),
+            Self::UnexpectedEnd { bytes } => write!(
+                f,
+                "the peer ended its output in the middle of an item, of which {bytes} bytes had arrived: what it sent is cut off"
+            ),
             Self::Custom(source) => write!(f, "cannot decode what the peer sent: {source}"),
         }
     }
@@ -77,7 +86,10 @@ impl Error for DecodeError {
         match self {
             Self::InvalidUtf8(source) => Some(source),
             Self::Json(source) | Self::Custom(source) => Some(&**source),
-            Self::FrameTooLong { .. } | Self::LineTooLong { .. } | Self::InvalidRecord { .. } => None,
+            Self::FrameTooLong { .. }
+            | Self::LineTooLong { .. }
+            | Self::InvalidRecord { .. }
+            | Self::UnexpectedEnd { .. } => None,
         }
     }
 }
@@ -152,11 +164,20 @@ impl Error for EncodeError {
 
 /// One of several items cannot be written; those before it were, of it and those after it nothing was.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct EncodeAllError {
     /// Which of the items, from 0: also how many were written.
     pub index: usize,
     /// Why.
     pub error: EncodeError,
+}
+
+impl EncodeAllError {
+    /// The item with this index cannot be written. For codecs from outside of this crate.
+    #[must_use]
+    pub fn new(index: usize, error: EncodeError) -> Self {
+        Self { index, error }
+    }
 }
 
 impl fmt::Display for EncodeAllError {

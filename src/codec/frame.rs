@@ -28,6 +28,7 @@ pub struct LengthDelimited {
 
 /// How many bytes the length of a frame has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LengthWidth {
     /// `u8`: frames of up to 255 bytes.
     One = 1,
@@ -136,6 +137,10 @@ impl Decode for LengthDelimited {
         }
     }
 
+    fn max_item_bytes(&self) -> Option<usize> {
+        Some(self.max_sent_bytes().saturating_add(self.width as usize))
+    }
+
     fn into_owned(item: &[u8]) -> Bytes {
         Bytes::copy_from_slice(item)
     }
@@ -208,6 +213,30 @@ mod tests {
         let error = codec.encode("abcd", &mut out).unwrap_err();
         assert!(matches!(error, EncodeError::FrameTooLong { length: 4, limit: 3 }));
         assert_eq!(out, [9]);
+    }
+
+    #[test]
+    fn each_width_sends_what_it_can_say_and_not_more() {
+        let widths = [(LengthWidth::One, usize::from(u8::MAX)), (LengthWidth::Two, usize::from(u16::MAX))];
+        for (width, most) in widths {
+            let mut codec = LengthDelimited::new().length_width(width);
+            let payload = vec![7; most + 1];
+            let mut out = Vec::new();
+            let error = codec.encode(&payload, &mut out).unwrap_err();
+            assert!(
+                matches!(error, EncodeError::FrameTooLong { length, limit } if (length, limit) == (most + 1, most))
+            );
+            assert!(out.is_empty());
+            codec.encode(&payload[..most], &mut out).unwrap();
+            let consumed = width as usize + most;
+            assert_eq!(codec.decode(&out).unwrap(), Decoded::Item { item: &payload[..most], consumed });
+            assert_eq!(codec.max_item_bytes(), Some(consumed));
+        }
+        let four = LengthDelimited::new();
+        assert_eq!(four.max_item_bytes(), Some(4 + DEFAULT_MAX_FRAME_BYTES));
+        assert_eq!(four.max_frame_bytes(usize::MAX).max_sent_bytes(), u32::MAX as usize);
+        let eight = four.length_width(LengthWidth::Eight);
+        assert_eq!(eight.max_frame_bytes(9).max_item_bytes(), Some(17));
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::{any::type_name, fmt, marker::PhantomData};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{ByteLines, Decode, DecodeError, Decoded, Encode, EncodeError, InOrder, Protocol};
+use super::{
+    ByMember, ByteLines, Correlated, Decode, DecodeError, Decoded, Encode, EncodeError, InOrder, Protocol,
+};
 
 /// A protocol whose requests and responses are one JSON value a line each.
 ///
@@ -36,6 +38,33 @@ impl<Req, Res> JsonLines<Req, Res> {
     #[must_use]
     pub fn max_line_bytes(self, bytes: usize) -> Self {
         Self { lines: self.lines.max_line_bytes(bytes), ..self }
+    }
+
+    /// Each value is an object, and its `"id"` member says which response belongs to which request: so peers in any language
+    /// can answer out of order, as with JSON-RPC 2.0. See [`ByMember`].
+    ///
+    /// ```
+    /// use serde::{Deserialize, Serialize};
+    /// use trochus::codec::{ByMember, Correlation, JsonId, JsonLines, Protocol};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// #[serde(tag = "method", content = "params", rename_all = "snake_case")]
+    /// enum Request { Add(i64, i64) }
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Response { result: i64 }
+    ///
+    /// let protocol = JsonLines::<Request, Response>::new().by_member();
+    /// let mut wire = Vec::new();
+    /// let id = JsonId::Number(7);
+    /// ByMember::encode(&mut protocol.request_codec(), id.clone(), &Request::Add(1, 2), &mut wire)?;
+    /// ByMember::encode(&mut protocol.response_codec(), id, &Response { result: 3 }, &mut wire)?;
+    /// assert_eq!(wire, b"{\"id\":7,\"method\":\"add\",\"params\":[1,2]}\n{\"id\":7,\"result\":3}\n");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn by_member(self) -> Correlated<Self, ByMember> {
+        Correlated::new(self)
     }
 }
 
@@ -113,6 +142,10 @@ impl<T: DeserializeOwned + Send + 'static> Decode for Json<T> {
             }
             Decoded::NeedMore { at_least } => Ok(Decoded::NeedMore { at_least }),
         }
+    }
+
+    fn max_item_bytes(&self) -> Option<usize> {
+        self.lines.max_item_bytes()
     }
 
     #[inline]
@@ -267,6 +300,22 @@ mod tests {
         let error = Json::new().max_line_bytes(5).encode(&"long text", &mut out).unwrap_err();
         assert!(matches!(error, EncodeError::LineTooLong { length: 11, limit: 5 }), "{error}");
         assert_eq!(out, b"before");
+    }
+
+    #[test]
+    fn the_limit_of_a_line_counts_both_ways() {
+        let protocol = JsonLines::<String, String>::new().max_line_bytes(20);
+        let (fits, does_not) = ("x".repeat(18), "x".repeat(19));
+        for mut codec in [protocol.request_codec(), protocol.response_codec()] {
+            let mut out = Vec::new();
+            codec.encode(&fits, &mut out).unwrap();
+            assert_eq!(codec.decode(&out).unwrap(), Decoded::Item { item: fits.clone(), consumed: 21 });
+            let error = codec.encode(&does_not, &mut out).unwrap_err();
+            assert!(matches!(error, EncodeError::LineTooLong { length: 21, limit: 20 }), "{error}");
+            let error = codec.decode(format!("\"{does_not}\"\n").as_bytes()).unwrap_err();
+            assert!(matches!(error, DecodeError::LineTooLong { limit: 20 }), "{error}");
+            assert_eq!(codec.max_item_bytes(), Some(22));
+        }
     }
 
     /// Whichever parser is built in, what it accepts, reads and writes is what `serde_json` does.

@@ -86,6 +86,10 @@ impl Decode for ByteLines {
         Ok(Decoded::Item { item, consumed: line_feed + 1 })
     }
 
+    fn max_item_bytes(&self) -> Option<usize> {
+        Some(self.max_line_bytes.saturating_add(b"\r\n".len()))
+    }
+
     fn into_owned(item: &[u8]) -> Bytes {
         Bytes::copy_from_slice(item)
     }
@@ -133,6 +137,10 @@ impl Decode for Lines {
             }
             Decoded::NeedMore { at_least } => Ok(Decoded::NeedMore { at_least }),
         }
+    }
+
+    fn max_item_bytes(&self) -> Option<usize> {
+        self.0.max_item_bytes()
     }
 
     fn into_owned(item: &str) -> String {

@@ -5,7 +5,7 @@
 //! codec writes, so a peer in any language can be on the other side.
 //!
 //! One value that does both is a [`Codec`]; a [`Protocol`] pairs the codecs of the two directions of request-response and
-//! says how a response finds its request ([`InOrder`], [`ById`], [`Uncorrelated`]).
+//! says how a response finds its request ([`InOrder`], [`ById`], [`Uncorrelated`], or ids of one's own: [`Correlation`]).
 //!
 //! | codec | items as decoded | owned items | on the wire |
 //! | --- | --- | --- | --- |
@@ -89,11 +89,16 @@
 //! takes_protocol(ZeroTerminated::default());
 //! ```
 
+mod correlation;
+mod decode;
 mod error;
 mod frame;
 #[cfg(feature = "json")]
 mod json;
 mod lines;
+#[cfg(feature = "json")]
+mod member;
+mod one_way;
 mod protocol;
 mod raw;
 mod record;
@@ -101,15 +106,17 @@ mod scalar;
 #[cfg(feature = "zerocopy")]
 mod view;
 
+pub use correlation::{ById, Correlation, CorrelationKind, InOrder, Matching, Tagged, Uncorrelated};
+pub use decode::{Codec, Decode, Decoded, Encode};
 pub use error::{DecodeError, EncodeAllError, EncodeError};
 pub use frame::{LengthDelimited, LengthWidth};
 #[cfg(feature = "json")]
 pub use json::{Json, JsonLines};
 pub use lines::{ByteLines, Lines};
-pub use protocol::{
-    ById, Correlated, Correlation, CorrelationKind, InOrder, Matching, Pair, Protocol, Request, RequestRef,
-    Response, ResponseRef, Tagged, Uncorrelated,
-};
+#[cfg(feature = "json")]
+pub use member::{ByMember, JsonId};
+pub use one_way::{Receiving, Sending};
+pub use protocol::{Correlated, Pair, Protocol, Request, RequestRef, Response, ResponseRef};
 pub use raw::Raw;
 pub use record::{FixedSize, Records};
 pub use scalar::{Be, Int32, Le, Scalar};
@@ -121,98 +128,3 @@ pub const DEFAULT_MAX_FRAME_BYTES: usize = 1 << 20;
 
 /// The longest line that [`Lines`], [`ByteLines`] and `Json` accept unless told otherwise: 64 KiB, without its end.
 pub const DEFAULT_MAX_LINE_BYTES: usize = 64 << 10;
-
-/// Turns the bytes of one direction of one connection into items.
-///
-/// A decoder may keep state between calls (where it stopped scanning, for example), so each direction of each connection
-/// has its own.
-pub trait Decode {
-    /// What one item is; it may borrow from the input.
-    type Item<'a>;
-
-    /// An item that borrows from nothing, for those who keep it beyond the call or send it to another thread.
-    type Owned: Send + 'static;
-
-    /// Whether items come out as they were put in, whatever pieces the stream was cut into on its way. Only [`Raw`]
-    /// has no boundaries.
-    const KEEPS_BOUNDARIES: bool = true;
-
-    /// Decodes the first item of `input`.
-    ///
-    /// The caller passes what was not consumed again, with more bytes behind it; the address may have changed. What was
-    /// answered with [`Decoded::NeedMore`] may be asked again with fewer new bytes than it named. Nothing is
-    /// allocated for bytes that have not arrived.
-    ///
-    /// # Errors
-    ///
-    /// The bytes break the protocol or a limit of this decoder. The decoder's state is unspecified from then on,
-    /// and the connection should be closed.
-    fn decode<'a>(&mut self, input: &'a [u8]) -> Result<Decoded<Self::Item<'a>>, DecodeError>;
-
-    /// Copies what the item borrows.
-    fn into_owned(item: Self::Item<'_>) -> Self::Owned;
-}
-
-/// What [`Decode::decode`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Decoded<T> {
-    /// An item, and how many bytes of the input it took: at least one.
-    Item {
-        /// The item.
-        item: T,
-        /// Bytes to skip before the next call.
-        consumed: usize,
-    },
-    /// The input ends before the item does.
-    NeedMore {
-        /// A lower bound of the bytes that are missing: at least one.
-        at_least: usize,
-    },
-}
-
-impl<T> Decoded<T> {
-    /// Changes the item, if there is one.
-    #[inline]
-    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Decoded<U> {
-        match self {
-            Self::Item { item, consumed } => Decoded::Item { item: change(item), consumed },
-            Self::NeedMore { at_least } => Decoded::NeedMore { at_least },
-        }
-    }
-}
-
-/// Turns items of type `T` into the bytes of one direction of one connection.
-pub trait Encode<T: ?Sized> {
-    /// Appends the item to `out`.
-    ///
-    /// # Errors
-    ///
-    /// The item cannot be written, or breaks a limit that the peer's decoder would enforce. `out` is then as it was
-    /// before the call.
-    fn encode(&mut self, item: &T, out: &mut Vec<u8>) -> Result<(), EncodeError>;
-
-    /// Appends all items, in order; a codec of fixed-size items does this several times faster than one by one.
-    ///
-    /// # Errors
-    ///
-    /// The first item that cannot be written, with its index. Those before it are in `out`; of it and those after it
-    /// nothing is.
-    fn encode_all(&mut self, items: &[T], out: &mut Vec<u8>) -> Result<(), EncodeAllError>
-    where
-        T: Sized,
-    {
-        for (index, item) in items.iter().enumerate() {
-            self.encode(item, out).map_err(|error| EncodeAllError { index, error })?;
-        }
-        Ok(())
-    }
-}
-
-/// Both directions in one value: decodes items, and encodes the owned form of the same items.
-///
-/// Implemented for everything that can do so. A clone is made for each direction of each connection, from a value that
-/// has not decoded anything.
-pub trait Codec: Decode + Encode<<Self as Decode>::Owned> + Clone + Send + 'static {}
-
-impl<C> Codec for C where C: Decode + Encode<<C as Decode>::Owned> + Clone + Send + 'static {}

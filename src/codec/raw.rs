@@ -30,6 +30,10 @@ impl Decode for Raw {
         })
     }
 
+    fn max_item_bytes(&self) -> Option<usize> {
+        Some(1)
+    }
+
     fn into_owned(item: &[u8]) -> Bytes {
         Bytes::copy_from_slice(item)
     }

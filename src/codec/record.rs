@@ -73,6 +73,10 @@ impl<T: FixedSize + Send + 'static> Decode for Records<T> {
         }
     }
 
+    fn max_item_bytes(&self) -> Option<usize> {
+        Some(T::SIZE)
+    }
+
     #[inline]
     fn into_owned(item: T) -> T {
         item

@@ -17,6 +17,10 @@ impl Decode for Int32 {
         Be::new().decode(input)
     }
 
+    fn max_item_bytes(&self) -> Option<usize> {
+        Some(size_of::<i32>())
+    }
+
     #[inline]
     fn into_owned(item: i32) -> i32 {
         item
@@ -61,6 +65,10 @@ macro_rules! codec {
                     Some(item) => Decoded::Item { item, consumed: size_of::<T>() },
                     None => Decoded::NeedMore { at_least: size_of::<T>() - input.len() },
                 })
+            }
+
+            fn max_item_bytes(&self) -> Option<usize> {
+                Some(size_of::<T>())
             }
 
             #[inline]

@@ -59,6 +59,10 @@ where
         }
     }
 
+    fn max_item_bytes(&self) -> Option<usize> {
+        Some(size_of::<T>())
+    }
+
     #[inline]
     fn into_owned(item: &T) -> T {
         item.clone()

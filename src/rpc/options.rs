@@ -150,6 +150,12 @@ impl ClientOptions {
         self
     }
 
+    /// However many were asked for: the protocol's ids cannot tell more apart.
+    pub(super) fn most_calls(mut self, calls: usize) -> Self {
+        self.calls_in_flight = self.calls_in_flight.min(calls);
+        self
+    }
+
     /// Connects anew when the connection is lost. Calls in flight fail in any case; what was not sent yet is sent then.
     pub fn reconnect(mut self, policy: Reconnect) -> Self {
         self.reconnect = Some(policy);

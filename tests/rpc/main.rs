@@ -14,3 +14,4 @@ mod streams;
 mod stress;
 mod support;
 mod tasks;
+mod wire;

@@ -237,6 +237,8 @@ fn decode_in_pieces<C: Codec, K: Correlation>(
                 }
                 Ok(Decoded::NeedMore { at_least }) => {
                     assert!(at_least >= 1);
+                    let most = K::max_item_bytes(&codec).expect("each codec of ours knows");
+                    assert!(input.len() < most, "no item after {} bytes, the most are {most}", input.len());
                     no_item_before = end.saturating_add(at_least);
                     break;
                 }
@@ -247,6 +249,12 @@ fn decode_in_pieces<C: Codec, K: Correlation>(
                 }
             }
         }
+    }
+    let rest = &data[outcome.consumed..];
+    match K::decode_eof(&mut codec, rest) {
+        Ok(last) => assert!(last.is_none() && rest.is_empty(), "{rest:?} at the end"),
+        Err(DecodeError::UnexpectedEnd { bytes }) => assert!(bytes > 0 && bytes <= rest.len()),
+        Err(error) => panic!("{error}"),
     }
     outcome
 }

@@ -6,15 +6,12 @@ use slab::Slab;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// The id of requests whose responses go to the client's callback.
-const STREAMED: u64 = u64::MAX;
-
 /// What a client's connection waits for.
 pub(in crate::rpc) enum Expected<Res> {
     /// In the order of the requests. Streamed ones are only counted; `tail` are those behind all others.
     InOrder { next: VecDeque<Next<Res>>, tail: u64 },
     /// By id: the entry's number, and behind it how often that number was used.
-    ById { calls: Slab<(u32, Promise<Res>)>, uses: u32, streamed: u64 },
+    ById { calls: Slab<(u64, Promise<Res>)>, uses: u64, streamed: u64, numbers: Numbers },
     /// Every response goes to the callback.
     Uncorrelated,
 }
@@ -33,10 +30,12 @@ pub(in crate::rpc) enum Recipient<Res> {
 }
 
 impl<Res> Expected<Res> {
-    pub(in crate::rpc) fn new(kind: CorrelationKind) -> Self {
-        match kind {
+    pub(in crate::rpc) fn of<C: Correlation>() -> Self {
+        match C::KIND {
             CorrelationKind::InOrder => Expected::InOrder { next: VecDeque::new(), tail: 0 },
-            CorrelationKind::ById => Expected::ById { calls: Slab::new(), uses: 0, streamed: 0 },
+            CorrelationKind::ById => {
+                Expected::ById { calls: Slab::new(), uses: 0, streamed: 0, numbers: Numbers::of::<C>() }
+            }
             CorrelationKind::Uncorrelated => Expected::Uncorrelated,
         }
     }
@@ -104,7 +103,7 @@ impl<Res> Expected<Res> {
     /// The id that the next call's request will have on the wire, if the protocol has ids.
     pub(in crate::rpc) fn next_call_id(&self) -> u64 {
         match self {
-            Expected::ById { calls, uses, .. } => id(calls.vacant_key(), *uses),
+            Expected::ById { calls, uses, numbers, .. } => numbers.call(calls.vacant_key(), *uses),
             Expected::InOrder { .. } | Expected::Uncorrelated => 0,
         }
     }
@@ -118,9 +117,9 @@ impl<Res> Expected<Res> {
                 }
                 next.push_back(Next::Call(promise));
             }
-            Expected::ById { calls, uses, .. } => {
+            Expected::ById { calls, uses, numbers, .. } => {
                 calls.insert((*uses, promise));
-                *uses = uses.wrapping_add(1);
+                *uses = numbers.next_use(*uses);
             }
             Expected::Uncorrelated => promise.lose(&Arc::from("the protocol has no correlation")),
         }
@@ -162,14 +161,14 @@ impl<Res> Expected<Res> {
                 Next::Call(_) => Some(Recipient::Nobody),
                 Next::Streamed(_) => None,
             },
-            Expected::ById { streamed, .. } if id == STREAMED => {
+            Expected::ById { streamed, numbers, .. } if id == numbers.streamed() => {
                 *streamed = streamed.checked_sub(1)?;
                 Some(Recipient::Callback)
             }
-            Expected::ById { calls, .. } => {
-                let key = (id & u64::from(u32::MAX)) as usize;
+            Expected::ById { calls, numbers, .. } => {
+                let (key, used) = numbers.parts(id);
                 // A response that comes after its call timed out has no entry any more.
-                if calls.get(key).is_none_or(|(uses, _)| u64::from(*uses) != id >> 32) {
+                if calls.get(key).is_none_or(|(uses, _)| *uses != used) {
                     return Some(Recipient::Nobody);
                 }
                 let (_, promise) = calls.remove(key);
@@ -224,13 +223,116 @@ impl<Res> Next<Res> {
     }
 }
 
-/// Keeps clear of [`STREAMED`], which would need 2^32 calls at a time.
-fn id(key: usize, uses: u32) -> u64 {
-    u64::from(uses) << 32 | key as u64
+/// How ids are numbered: the entry's key in the low bits, how often one was used above it, and all ones for streamed requests. Where
+/// there are 64 bits that is half and half.
+#[derive(Clone, Copy)]
+pub(in crate::rpc) struct Numbers {
+    max: u64,
+    key_bits: u32,
+}
+
+impl Numbers {
+    /// An entry is used so often, in powers of two, before a number comes again: until then a response that comes too late is
+    /// known as such.
+    const LEAST_USE_BITS: u32 = 12;
+
+    pub(in crate::rpc) const fn of<C: Correlation>() -> Self {
+        const { assert!(C::MAX_NUMBER >= u32::MAX as u64 && C::MAX_NUMBER.wrapping_add(1) & C::MAX_NUMBER == 0) };
+        let bits = C::MAX_NUMBER.count_ones();
+        let key_bits = if bits < 32 + Self::LEAST_USE_BITS { 32 - Self::LEAST_USE_BITS } else { 32 };
+        Numbers { max: C::MAX_NUMBER, key_bits }
+    }
+
+    /// As many calls at a time can be told apart. Two fewer than there are keys, which keeps clear of `streamed` and of notices.
+    pub(in crate::rpc) fn most_calls(self) -> usize {
+        ((1_u64 << self.key_bits) - 2).try_into().unwrap_or(usize::MAX)
+    }
+
+    fn call(self, key: usize, uses: u64) -> u64 {
+        uses << self.key_bits | key as u64
+    }
+
+    fn next_use(self, uses: u64) -> u64 {
+        (uses + 1) & (self.max >> self.key_bits)
+    }
+
+    fn parts(self, number: u64) -> (usize, u64) {
+        ((number & ((1_u64 << self.key_bits) - 1)) as usize, number >> self.key_bits)
+    }
+
+    fn streamed(self) -> u64 {
+        self.max
+    }
 }
 
 /// The id of streamed requests.
 #[inline]
 pub(in crate::rpc) fn streamed_id<C: Correlation>() -> C::Id {
-    C::id_from(STREAMED)
+    C::id_from(C::MAX_NUMBER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::{ById, Decode, DecodeError, Decoded, Encode, EncodeError, Tagged};
+
+    /// Ids of 32 bits, as many protocols have them; and what JavaScript can count.
+    #[derive(Clone, Copy, Debug)]
+    struct Narrow<const MAX: u64>;
+
+    impl<const MAX: u64> Correlation for Narrow<MAX> {
+        type Id = u64;
+        const KIND: CorrelationKind = CorrelationKind::ById;
+        const MAX_NUMBER: u64 = MAX;
+
+        fn id_from(number: u64) -> u64 {
+            number
+        }
+
+        fn number_of(id: u64) -> Option<u64> {
+            Some(id)
+        }
+
+        fn decode<'a, D: Decode>(
+            decoder: &mut D,
+            input: &'a [u8],
+        ) -> Result<Decoded<Tagged<'a, Self, D>>, DecodeError> {
+            ById::decode(decoder, input)
+        }
+
+        fn encode<T: ?Sized, E: Encode<T>>(
+            encoder: &mut E,
+            id: u64,
+            item: &T,
+            out: &mut Vec<u8>,
+        ) -> Result<(), EncodeError> {
+            ById::encode(encoder, id, item, out)
+        }
+    }
+
+    fn numbers_fit<C: Correlation>(most_calls: usize) {
+        let numbers = Numbers::of::<C>();
+        assert_eq!(numbers.most_calls(), most_calls);
+        assert_eq!(numbers.streamed(), C::MAX_NUMBER);
+        let mut uses = 0;
+        for _ in 0..10_000 {
+            for key in [0, 1, most_calls - 1] {
+                let number = numbers.call(key, uses);
+                assert!(number < C::MAX_NUMBER - 1, "{number:#x} of {:#x}", C::MAX_NUMBER);
+                assert_eq!(numbers.parts(number), (key, uses));
+            }
+            uses = numbers.next_use(uses);
+        }
+        let last = C::MAX_NUMBER >> numbers.key_bits;
+        assert!(numbers.call(most_calls - 1, last) < C::MAX_NUMBER - 1);
+        assert_eq!(numbers.next_use(last), 0, "and from the start");
+    }
+
+    #[test]
+    fn numbers_fit_the_ids_that_carry_them() {
+        numbers_fit::<ById>((1 << 32) - 2);
+        numbers_fit::<Narrow<{ (1 << 53) - 1 }>>((1 << 32) - 2);
+        numbers_fit::<Narrow<{ (1 << 44) - 1 }>>((1 << 32) - 2);
+        numbers_fit::<Narrow<{ u32::MAX as u64 }>>((1 << 20) - 2);
+    }
 }

@@ -21,6 +21,7 @@ use call::Call;
 use caller::{Caller, NoCaller};
 use deadlines::Deadlines;
 use engine::Engine;
+use expected::Numbers;
 use gate::Gate;
 use requester::Requester;
 use std::collections::VecDeque;
@@ -100,7 +101,7 @@ impl<P: Protocol> Client<P> {
             streamed: streamed_consumer,
             gate: gate.clone(),
             target,
-            options: options.clone(),
+            options: options.clone().most_calls(Numbers::of::<P::Correlation>().most_calls()),
             addresses: addresses.clone(),
             reactor,
             attempt: 0,

@@ -34,7 +34,7 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
         Requester {
             requests: engine.protocol.request_codec(),
             responses: engine.protocol.response_codec(),
-            expected: Expected::new(P::Correlation::KIND),
+            expected: Expected::of::<P::Correlation>(),
             engine: Some(engine),
             opened: false,
             is_full: false,
@@ -143,10 +143,12 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
             let decoded = P::Correlation::decode(&mut self.responses, &bytes[consumed..]);
             let ((id, response), taken) = match decoded.map_err(|error| error.to_string())? {
                 Decoded::Item { item, consumed } => (item, consumed),
-                Decoded::NeedMore { at_least } => return Ok((consumed, bytes.len() - consumed + at_least)),
+                Decoded::NeedMore { at_least } => {
+                    return Ok((consumed, (bytes.len() - consumed).saturating_add(at_least)));
+                }
             };
             consumed += taken;
-            match requests.recipient(P::Correlation::number_of(id)) {
+            match P::Correlation::number_of(id).and_then(|number| requests.recipient(number)) {
                 Some(Recipient::Callback) => engine.caller.on_response(&mut requests, response),
                 Some(Recipient::Call(promise)) => {
                     promise.fulfil(<P::ResponseCodec as Decode>::into_owned(response));

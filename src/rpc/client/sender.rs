@@ -156,7 +156,7 @@ fn encode_all<P: Protocol>(
     let id = streamed_id::<P::Correlation>();
     let mut encoded = 0;
     let fault = requests.iter().find_map(|request| {
-        let result = P::Correlation::encode(codec, id, request, out);
+        let result = P::Correlation::encode(codec, id.clone(), request, out);
         encoded += usize::from(result.is_ok());
         result.err().map(|error| error.to_string())
     });
