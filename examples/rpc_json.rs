@@ -58,7 +58,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
             ask(&runtime, &server.local_addr().to_string())
         }
         ["--listen", address] => {
-            serve(&runtime, address)?;
+            serve(&runtime, address)?.detach();
             Ok(runtime.run_until_interrupted()?)
         }
         ["--connect", address] => ask(&runtime, address),

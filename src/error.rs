@@ -8,7 +8,8 @@ use std::io;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a runtime, a server or a connection could not be set up. Each message says what was attempted and what to do.
-#[derive(Debug)]
+///
+/// `Debug` prints the same message as `Display`, which is what a `main` that returns it shows.
 #[non_exhaustive]
 pub enum Error {
     /// A backend that was asked for by name does not work here.
@@ -60,6 +61,13 @@ pub enum Error {
     },
     /// The reactor that should do this has stopped.
     Stopped,
+    /// A reactor ended without being asked to, and what it had is lost; see [`ReactorFailure`](crate::net::ReactorFailure).
+    ReactorFailed {
+        /// Which of the runtime's reactors.
+        reactor: usize,
+        /// What happened.
+        reason: String,
+    },
     /// A call that waits was made on a reactor's own thread, where it would wait for what only that thread can do. Nothing was
     /// done.
     OnReactorThread {
@@ -136,6 +144,7 @@ impl fmt::Display for Error {
             }
             Error::System { action, source } => write!(f, "cannot {action}: {source}"),
             Error::Stopped => f.write_str("the reactor has stopped: nothing can be handed to it any more"),
+            Error::ReactorFailed { reactor, reason } => write!(f, "reactor {reactor} has ended: {reason}"),
             Error::OnReactorThread { call, instead } => {
                 write!(
                     f,
@@ -143,6 +152,12 @@ impl fmt::Display for Error {
                 )
             }
         }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -158,6 +173,7 @@ impl std::error::Error for Error {
             | Error::UnknownFeature(_)
             | Error::InvalidSetting(_)
             | Error::Stopped
+            | Error::ReactorFailed { .. }
             | Error::OnReactorThread { .. } => None,
         }
     }
@@ -174,9 +190,23 @@ impl From<Error> for io::Error {
             Error::UnknownBackend(_) | Error::UnknownFeature(_) | Error::InvalidSetting(_) => {
                 io::ErrorKind::InvalidInput
             }
-            Error::Stopped => io::ErrorKind::NotConnected,
+            Error::Stopped | Error::ReactorFailed { .. } => io::ErrorKind::NotConnected,
             Error::OnReactorThread { .. } => io::ErrorKind::Deadlock,
         };
         io::Error::new(kind, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_main_that_returns_it_shows_the_message() {
+        let error = Error::UnknownBackend("uring".to_owned());
+        assert_eq!(format!("{error:?}"), "there is no backend \"uring\": choose auto, io_uring or fallback");
+        let error = Error::listen(&"127.0.0.1:80", io::Error::from_raw_os_error(libc::EADDRINUSE));
+        let text = format!("{error:?}");
+        assert!(text.contains("127.0.0.1:80") && text.contains("listen on another port"), "{text}");
     }
 }

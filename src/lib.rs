@@ -60,7 +60,7 @@ mod waiting;
 pub use config::{BusyPoll, UringFeature};
 pub use driver::{Backend, Capabilities};
 pub use error::{Error, Result};
-pub use metrics::Metrics;
+pub use metrics::{Drained, Metrics};
 pub use net::Runtime;
 pub use reactor::Reactor;
 

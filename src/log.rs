@@ -1,10 +1,35 @@
 //! The few things that are worth a line, each off the hot path: to `tracing` with that feature, else to standard error.
 
+use parking_lot::Mutex;
 use std::fmt;
 use std::io;
 #[cfg(not(feature = "tracing"))]
 use std::io::Write;
 use std::sync::Once;
+use std::time::{Duration, Instant};
+
+/// What can happen again and again is told of once in this time.
+const AT_MOST_EVERY: Duration = Duration::from_secs(60);
+
+/// Lets a line through now and then, and counts those that it holds back.
+struct Seldom(Mutex<(Option<Instant>, u64)>);
+
+impl Seldom {
+    const fn new() -> Self {
+        Seldom(Mutex::new((None, 0)))
+    }
+
+    /// How many were held back since the last one, if this one may be said.
+    fn may_say(&self, now: Instant) -> Option<u64> {
+        let (last, held_back) = &mut *self.0.lock();
+        if last.is_some_and(|last| now.saturating_duration_since(last) < AT_MOST_EVERY) {
+            *held_back += 1;
+            return None;
+        }
+        *last = Some(now);
+        Some(std::mem::take(held_back))
+    }
+}
 
 /// Says once per process why [`Backend::Auto`](crate::Backend::Auto) did not choose io_uring.
 pub(crate) fn io_uring_unavailable(error: &io::Error, advice: &str) {
@@ -15,14 +40,19 @@ pub(crate) fn io_uring_unavailable(error: &io::Error, advice: &str) {
     }
 }
 
-/// Says why a listener rests, when it begins to.
+/// Says why a listener rests, once a minute as long as it does.
 pub(crate) fn accept_backs_off(address: &impl fmt::Display, error: &io::Error) {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        warn(format_args!(
-            "cannot accept on {address}: {error}; trying again at intervals (raise `ulimit -n` if descriptors ran out)"
-        ));
-    });
+    static SELDOM: Seldom = Seldom::new();
+    let Some(held_back) = SELDOM.may_say(Instant::now()) else { return };
+    warn(format_args!(
+        "cannot accept on {address}: {error}; trying again at intervals (raise `ulimit -n` if descriptors ran out; \
+         {held_back} more of these since this was last said)"
+    ));
+}
+
+/// A reactor has ended that should not have.
+pub(crate) fn reactor_failed(failure: &impl fmt::Display) {
+    warn(format_args!("{failure}; its connections are lost, the other reactors go on"));
 }
 
 /// A handler panicked; its connection was closed.
@@ -33,6 +63,11 @@ pub(crate) fn handler_panicked(peer: &impl fmt::Display) {
 /// The callback of a call panicked; everything else goes on.
 pub(crate) fn callback_panicked() {
     warn(format_args!("the callback of a call panicked"));
+}
+
+/// What was to be called when a reactor fails panicked.
+pub(crate) fn on_failure_panicked() {
+    warn(format_args!("the callback of `on_failure` panicked"));
 }
 
 /// Something that a reactor was told to do panicked.
@@ -49,4 +84,20 @@ fn warn(message: fmt::Arguments<'_>) {
 fn warn(message: fmt::Arguments<'_>) {
     // Whoever has closed standard error, or has no room left behind it, does without the line. `eprintln` would panic.
     let _ = writeln!(io::stderr(), "trochus: {message}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happens_again_is_told_again_but_not_at_once() {
+        let seldom = Seldom::new();
+        let start = Instant::now();
+        assert_eq!(seldom.may_say(start), Some(0));
+        assert_eq!(seldom.may_say(start), None);
+        assert_eq!(seldom.may_say(start + AT_MOST_EVERY - Duration::from_millis(1)), None);
+        assert_eq!(seldom.may_say(start + AT_MOST_EVERY), Some(2));
+        assert_eq!(seldom.may_say(start + AT_MOST_EVERY), None);
+    }
 }

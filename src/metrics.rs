@@ -61,7 +61,8 @@ macro_rules! metrics {
 metrics! {
     connections_opened: "counter", " Connections that were accepted or established.";
     connections_closed: "counter", " Connections that have ended, for whatever reason.";
-    connections_refused: "counter", " Connections that were turned away at the server's limit.";
+    connections_cut_off: "counter", " Connections that had not finished when the time to finish was over.";
+    connections_refused: "counter", " Connections that were turned away, by their server or at its limit.";
     connects_failed: "counter", " Connection attempts that came to nothing.";
     connections_reset: "counter", " Connections that ended with a socket's error.";
     connections_over_limit: "counter", " Connections that were closed because they exceeded a limit.";
@@ -83,7 +84,24 @@ metrics! {
     wakes_saved: "counter", " Times that it found the reactor awake and did not have to.";
     sleeps: "counter", " Times that the reactor slept.";
     asleep_us: "counter", " Time spent asleep, in microseconds.";
+    reactor_failures: "counter", " Reactors that have ended without being asked to.";
     timers_fired: "counter", " Timers that expired.";
+}
+
+/// What became of the connections when a server or a runtime was stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Drained {
+    /// Connections that ended before the grace was over.
+    pub closed: u64,
+    /// Connections that had not finished by then, and were reset.
+    pub cut_off: u64,
+}
+
+impl Drained {
+    pub(crate) fn new(closed: u64, cut_off: u64) -> Self {
+        Drained { closed, cut_off }
+    }
 }
 
 pub(crate) type PaddedCounters = CachePadded<Counters>;

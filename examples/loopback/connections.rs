@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 use trochus::Runtime;
-use trochus::net::{Address, Handle, Handler, ListenOptions, Server, StreamOptions};
+use trochus::net::{Address, Handle, Handler, Incoming, ListenOptions, Server, StreamOptions};
 
 /// How long something may take that is over at once on a healthy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,7 +30,7 @@ pub(crate) fn serve(
 ) -> Result<Server> {
     let (pattern, watch) = (pattern.clone(), watch.clone());
     let options = ListenOptions::new().stream(stream_options());
-    let accept = move |_: &Address| Session::new(pattern.clone(), watch.clone());
+    let accept = move |_: &Incoming<'_>| Session::new(pattern.clone(), watch.clone());
     Ok(runtime.listen_with(&options, address, accept)?)
 }
 

@@ -42,16 +42,22 @@ impl Runtime {
         address: impl ToAddresses,
         make: impl FnOnce() -> H + Send + 'static,
     ) -> Result<Handle> {
+        Error::if_on_reactor_thread(
+            "Runtime::connect",
+            "use `Io::defer` or `ReactorHandle::run` with the reactor's own `connect`",
+        )?;
         options.check()?;
         let make = Arc::new(Mutex::new(Some(make)));
         let mut failure = None;
         for address in address.to_addresses()? {
             let (outcome, result) = mpsc::channel();
             let (make, options, target) = (make.clone(), options.clone(), address.clone());
-            self.reactor(reactor).run(move |reactor| {
-                reactor.connect(&target, &options, Dial { make, handler: None, outcome: Some(outcome) });
-            })?;
-            match result.recv().map_err(|_| Error::Stopped)? {
+            self.reactor(reactor)
+                .run(move |reactor| {
+                    reactor.connect(&target, &options, Dial { make, handler: None, outcome: Some(outcome) });
+                })
+                .map_err(|_| self.why_stopped(reactor))?;
+            match result.recv().map_err(|_| self.why_stopped(reactor))? {
                 Ok(handle) => return Ok(handle),
                 Err(source) => failure = Some(Error::connect(&address, source)),
             }

@@ -10,13 +10,22 @@
 //! network interface the core of its receive queue. Otherwise the kernel spreads connections over the reactors' listening
 //! sockets, and where it cannot do that either (Unix-domain sockets, macOS), one reactor accepts and hands them round.
 
+mod builder;
 mod connect;
+mod listen;
+mod pending;
 mod runtime;
 mod server;
 mod signal;
+mod watch;
 
 pub use crate::reactor::{
-    Address, CloseReason, Handle, HandleError, Handler, Io, ListenOptions, StreamOptions, ToAddresses,
+    Accepted, Address, CloseReason, Handle, HandleError, Handler, Incoming, Io, ListenOptions, StreamOptions,
+    ToAddresses,
 };
-pub use runtime::{Runtime, RuntimeBuilder};
+pub use builder::RuntimeBuilder;
+pub use pending::Pending;
+pub use runtime::{ReactorInfo, Runtime};
 pub use server::Server;
+pub use signal::wait_for_interrupt;
+pub use watch::ReactorFailure;

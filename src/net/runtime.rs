@@ -1,176 +1,55 @@
 //! Reactors on threads of their own.
 
-use crate::config::{BusyPoll, DRAIN_TIMEOUT, LATENCY_BUSY_POLL, UringFeature};
+use super::builder::RuntimeBuilder;
+use super::pending::{Pending, promise};
+use super::watch::{ReactorFailure, Watch};
+use crate::config::DRAIN_TIMEOUT;
 use crate::driver::{Backend, Capabilities};
 use crate::error::{Error, Result};
-use crate::metrics::Metrics;
-use crate::reactor::{self, Reactor, ReactorBuilder, ReactorHandle};
-use core_affinity::CoreId;
+use crate::metrics::{Drained, Metrics};
+use crate::reactor::ReactorHandle;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// A reactor per core, each on a thread of its own.
 ///
-/// Dropping it drains, as [`shutdown`](Self::shutdown) does with [`DRAIN_TIMEOUT`].
+/// Dropping it drains, as [`shutdown`](Self::shutdown) does with [`DRAIN_TIMEOUT`]. On a reactor's own thread that happens
+/// without waiting for it.
+///
+/// A reactor that fails ends nothing but itself. [`failures`](Self::failures) tells of it, [`wait`](Self::wait) waits for it,
+/// [`RuntimeBuilder::on_failure`] is called.
 pub struct Runtime {
-    workers: Vec<Worker>,
-    backend: Backend,
-    capabilities: Capabilities,
+    pub(super) workers: Vec<Worker>,
+    pub(super) watch: Arc<Watch>,
     next: AtomicUsize,
 }
 
-struct Worker {
-    handle: ReactorHandle,
-    thread: Option<JoinHandle<Result<()>>>,
-    core: Option<CoreId>,
+pub(super) struct Worker {
+    pub(super) handle: ReactorHandle,
+    pub(super) thread: Option<JoinHandle<()>>,
+    pub(super) info: ReactorInfo,
 }
 
-/// Settings of a [`Runtime`].
-#[derive(Clone, Debug, Default)]
-#[must_use]
-pub struct RuntimeBuilder {
-    reactor: ReactorBuilder,
-    reactors: Option<usize>,
-    pin: bool,
-    first_core: usize,
-}
-
-impl RuntimeBuilder {
-    /// For the most bytes and messages a second: reactors are pinned, so that both ends of a loopback connection, or a
-    /// connection and its interrupts, share a cache; they do not look for work before they sleep.
-    ///
-    /// The cost: a reactor that sleeps is woken in 20–30 µs, and the scheduler cannot move it out of the way of busy threads
-    /// of the program's own.
-    pub fn throughput() -> Self {
-        Self::default().pin(true).busy_poll(BusyPoll::Off)
-    }
-
-    /// What [`Runtime::new`] uses: reactors wherever the scheduler puts them, which look for work before they sleep while that
-    /// pays off.
-    pub fn balanced() -> Self {
-        Self::default()
-    }
-
-    /// For the shortest time to an answer: reactors are pinned and look for work for a millisecond before they sleep.
-    ///
-    /// The cost: as long as there is traffic at all, each reactor keeps its core busy.
-    pub fn latency() -> Self {
-        Self::default().pin(true).busy_poll(BusyPoll::For(LATENCY_BUSY_POLL))
-    }
-
-    /// How many reactors: one for each core that the process may use, unless set.
-    pub fn reactors(mut self, reactors: usize) -> Self {
-        self.reactors = Some(reactors);
-        self
-    }
-
-    /// Pins each reactor to a core, and with that lets Linux bring each connection to the reactor on whose core its packets
-    /// are processed. Worth up to twice the bandwidth on loopback, where it makes both ends of a connection share a cache.
-    /// Off unless set: a program with busy threads of its own may do better without.
-    pub fn pin(mut self, on: bool) -> Self {
-        self.pin = on;
-        self
-    }
-
-    /// Where pinning begins among the cores that the process may use; for several runtimes in one process.
-    pub fn first_core(mut self, index: usize) -> Self {
-        self.first_core = index;
-        self
-    }
-
-    /// How to reach the kernel: [`Backend::Auto`] unless set.
-    pub fn backend(mut self, backend: Backend) -> Self {
-        self.reactor = self.reactor.backend(backend);
-        self
-    }
-
-    /// Each reactor's receive pool; see [`ReactorBuilder::pool`].
-    pub fn pool(mut self, buffers: u16, buffer_bytes: usize) -> Self {
-        self.reactor = self.reactor.pool(buffers, buffer_bytes);
-        self
-    }
-
-    /// Whether reactors look for work before they sleep.
-    pub fn busy_poll(mut self, busy_poll: BusyPoll) -> Self {
-        self.reactor = self.reactor.busy_poll(busy_poll);
-        self
-    }
-
-    /// Does without a feature of io_uring; see [`ReactorBuilder::without`].
-    pub fn without(mut self, feature: UringFeature) -> Self {
-        self.reactor = self.reactor.without(feature);
-        self
-    }
-
-    /// Starts the reactors.
-    pub fn build(&self) -> Result<Runtime> {
-        let cores = core_affinity::get_core_ids().unwrap_or_default();
-        // Asked even if it is not needed here: the reactors are told the same.
-        let usable = reactor::cores();
-        let reactors = self.reactors.unwrap_or(usable);
-        if reactors == 0 {
-            return Err(Error::InvalidSetting("a runtime needs at least one reactor".to_owned()));
-        }
-        self.reactor.check()?;
-        // All threads start at once; the first error, if any, ends those that came up.
-        let starting: Vec<Result<Starting>> = (0..reactors)
-            .map(|index| {
-                let core = cores.get((self.first_core + index) % cores.len().max(1)).filter(|_| self.pin);
-                start(self.reactor.clone(), index, core.copied())
-            })
-            .collect();
-        let mut runtime = Runtime {
-            workers: Vec::new(),
-            backend: Backend::Auto,
-            capabilities: Capabilities::default(),
-            next: AtomicUsize::new(0),
-        };
-        let mut failure = None;
-        for starting in starting {
-            let up = starting.and_then(|Starting { thread, core, ready }| {
-                let (handle, backend, capabilities) = ready.recv().unwrap_or(Err(Error::Stopped))?;
-                (runtime.backend, runtime.capabilities) = (backend, capabilities);
-                runtime.workers.push(Worker { handle, thread: Some(thread), core });
-                Ok(())
-            });
-            failure = failure.or(up.err());
-        }
-        failure.map_or(Ok(runtime), Err)
-    }
-}
-
-struct Starting {
-    thread: JoinHandle<Result<()>>,
-    core: Option<CoreId>,
-    ready: mpsc::Receiver<Result<(ReactorHandle, Backend, Capabilities)>>,
-}
-
-fn start(builder: ReactorBuilder, index: usize, core: Option<CoreId>) -> Result<Starting> {
-    let (send, ready) = mpsc::channel();
-    let run = move || {
-        if let Some(core) = core {
-            // Where the system does not pin (Apple Silicon), the reactor runs wherever it is put.
-            core_affinity::set_for_current(core);
-        }
-        let mut reactor = match builder.build_alone() {
-            Ok(reactor) => reactor,
-            Err(error) => {
-                let _ = send.send(Err(error));
-                return Ok(());
-            }
-        };
-        let _ = send.send(Ok((reactor.handle(), reactor.backend(), reactor.capabilities())));
-        reactor.run_until_drained()
-    };
-    let thread = std::thread::Builder::new().name(format!("trochus-{index}")).spawn(run);
-    let thread = thread.map_err(|source| Error::System { action: "start a reactor's thread", source })?;
-    Ok(Starting { thread, core, ready })
+/// What one of a runtime's reactors runs on.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ReactorInfo {
+    /// How it reaches the kernel; never [`Backend::Auto`].
+    pub backend: Backend,
+    /// What that backend can do.
+    pub capabilities: Capabilities,
+    /// The core that its thread is pinned to, as the system numbers it.
+    pub core: Option<usize>,
 }
 
 impl Runtime {
+    pub(super) fn over(workers: Vec<Worker>, watch: Arc<Watch>) -> Self {
+        Runtime { workers, watch, next: AtomicUsize::new(0) }
+    }
+
     /// A reactor for each core that the process may use, on the best backend there is.
     pub fn new() -> Result<Self> {
         Self::builder().build()
@@ -181,14 +60,30 @@ impl Runtime {
         RuntimeBuilder::default()
     }
 
-    /// The backend that the reactors run on; never [`Backend::Auto`].
+    /// The backend that the reactors run on; never [`Backend::Auto`]. Should they run on different ones, as when the limit on
+    /// locked memory sufficed for some rings only, the lesser one: the fallback.
     pub fn backend(&self) -> Backend {
-        self.backend
+        self.least().backend
     }
 
     /// What that backend can do.
     pub fn capabilities(&self) -> Capabilities {
-        self.capabilities
+        self.least().capabilities
+    }
+
+    fn least(&self) -> &ReactorInfo {
+        let mut infos = self.workers.iter().map(|worker| &worker.info);
+        let first = &self.workers[0].info;
+        infos.find(|info| info.backend == Backend::Fallback).unwrap_or(first)
+    }
+
+    /// What one of the reactors runs on.
+    ///
+    /// # Panics
+    ///
+    /// If `index` is not below [`reactors`](Self::reactors).
+    pub fn reactor_info(&self, index: usize) -> &ReactorInfo {
+        &self.workers[index].info
     }
 
     /// How many reactors there are.
@@ -212,65 +107,151 @@ impl Runtime {
         sum
     }
 
-    /// Serves until the process is told to stop (SIGINT, as by Ctrl-C, or SIGTERM), then drains.
+    /// The reactors that have failed so far, in that order.
+    pub fn failures(&self) -> Vec<ReactorFailure> {
+        self.watch.failures()
+    }
+
+    /// An error if one of the reactors has failed.
+    pub fn health(&self) -> Result<()> {
+        self.watch.check()
+    }
+
+    /// Waits until one of the reactors has failed, which is the error, or all of them have been stopped.
+    ///
+    /// On a reactor's own thread this is [`Error::OnReactorThread`].
+    pub fn wait(&self) -> Result<()> {
+        Error::if_on_reactor_thread(
+            "Runtime::wait",
+            "use `Runtime::wait_async` or `RuntimeBuilder::on_failure`",
+        )?;
+        self.watch.wait()
+    }
+
+    /// What [`wait`](Self::wait) waits for.
+    pub fn wait_async(&self) -> Pending<()> {
+        let (promise, pending) = promise();
+        let watch = self.watch.clone();
+        self.watch.when_it_ends(move || promise.keep(watch.check()));
+        pending
+    }
+
+    /// Waits until the process is told to stop, by SIGINT, as from Ctrl-C, or by SIGTERM; a second one, once this has
+    /// returned, ends the process at once. If a reactor fails, that is the error, at once.
+    ///
+    /// On a reactor's own thread this is [`Error::OnReactorThread`].
+    pub fn wait_for_interrupt(&self) -> Result<()> {
+        super::signal::wait_for_interrupt_or(Some(&self.watch))?;
+        self.watch.check()
+    }
+
+    /// Serves until the process is told to stop, as [`wait_for_interrupt`](Self::wait_for_interrupt) does, then drains for
+    /// up to [`DRAIN_TIMEOUT`]. A second signal ends the process at once. If a reactor fails, the others drain, and that is
+    /// the error.
     pub fn run_until_interrupted(self) -> Result<()> {
-        super::signal::wait_for_interrupt()?;
-        self.shutdown(DRAIN_TIMEOUT)
+        self.run_until_interrupted_with(DRAIN_TIMEOUT).map(drop)
+    }
+
+    /// The same with a grace of one's own; says what was cut off when it was over.
+    pub fn run_until_interrupted_with(self, grace: Duration) -> Result<Drained> {
+        match self.wait_for_interrupt() {
+            // What has failed is told of when the others have drained.
+            Ok(()) | Err(Error::ReactorFailed { .. }) => self.shutdown(grace),
+            Err(error) => Err(error),
+        }
     }
 
     /// Stops: servers accept no more, handlers' [`on_shutdown`](super::Handler::on_shutdown) is called, and what has not
-    /// finished within `grace` is cut off.
-    pub fn shutdown(mut self, grace: Duration) -> Result<()> {
-        self.stop(grace)
+    /// finished within `grace` is cut off. An error if a reactor failed, now or before.
+    ///
+    /// Waits. On a reactor's own thread this is [`Error::OnReactorThread`], and the runtime drains as if it had been dropped.
+    pub fn shutdown(mut self, grace: Duration) -> Result<Drained> {
+        Error::if_on_reactor_thread("Runtime::shutdown", "use `Runtime::shutdown_async`")?;
+        let before = self.metrics();
+        self.begin_to_stop(grace);
+        self.join();
+        self.watch.check()?;
+        Ok(drained(&before, &self.metrics()))
     }
 
-    fn stop(&mut self, grace: Duration) -> Result<()> {
+    /// Stops, as [`shutdown`](Self::shutdown) does, without waiting. It goes on if the result is dropped.
+    pub fn shutdown_async(mut self, grace: Duration) -> Pending<Drained> {
+        let (promise, pending) = promise();
+        let handles: Vec<ReactorHandle> = self.workers.iter().map(|worker| worker.handle.clone()).collect();
+        let (before, watch) = (self.metrics(), self.watch.clone());
+        self.begin_to_stop(grace);
+        self.watch.when_all_ended(move || {
+            let mut after = Metrics::default();
+            handles.iter().for_each(|handle| after.merge(&handle.metrics()));
+            // Nothing of it is left when it is said to have ended.
+            drop(handles);
+            promise.keep(watch.check().map(|()| drained(&before, &after)));
+        });
+        // They end by themselves.
+        self.workers.iter_mut().for_each(|worker| worker.thread = None);
+        pending
+    }
+
+    fn begin_to_stop(&self, grace: Duration) {
         for worker in &self.workers {
             // One that has stopped already needs no telling.
             let _ = worker.handle.run(move |reactor| reactor.begin_drain(grace));
         }
-        let mut result = Ok(());
-        for thread in self.workers.iter_mut().filter_map(|worker| worker.thread.take()) {
-            let stopped = thread.join().unwrap_or(Err(Error::Stopped));
-            result = result.and(stopped);
-        }
-        result
     }
 
-    /// The next reactor in turn.
+    fn join(&mut self) {
+        for thread in self.workers.iter_mut().filter_map(|worker| worker.thread.take()) {
+            // It catches what panics.
+            let _ = thread.join();
+        }
+    }
+
+    /// The next reactor in turn that is there; if none is, any.
     pub(crate) fn next_reactor(&self) -> usize {
-        self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len()
+        let next = || self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len();
+        (0..self.workers.len()).map(|_| next()).find(|index| self.watch.is_alive(*index)).unwrap_or_else(next)
+    }
+
+    /// The reactors that are there, of which there must be one.
+    pub(super) fn live_reactors(&self) -> Result<Vec<usize>> {
+        let live: Vec<usize> = (0..self.workers.len()).filter(|index| self.watch.is_alive(*index)).collect();
+        if live.is_empty() { Err(self.watch.check().err().unwrap_or(Error::Stopped)) } else { Ok(live) }
+    }
+
+    /// What is wrong with a reactor that takes nothing any more.
+    pub(super) fn why_stopped(&self, index: usize) -> Error {
+        self.watch.failure_of(index).map_or(Error::Stopped, Error::from)
     }
 
     pub(super) fn core(&self, index: usize) -> Option<usize> {
-        self.workers[index].core.map(|core| core.id)
+        self.workers[index].info.core
     }
+}
 
-    /// Does something on a reactor's thread and waits for the result.
-    pub(super) fn on_reactor<T: Send + 'static>(
-        &self,
-        index: usize,
-        action: impl FnOnce(&mut Reactor) -> T + Send + 'static,
-    ) -> Result<T> {
-        let (send, result) = mpsc::channel();
-        self.workers[index].handle.run(move |reactor| {
-            let _ = send.send(action(reactor));
-        })?;
-        result.recv().map_err(|_| Error::Stopped)
-    }
+fn drained(before: &Metrics, after: &Metrics) -> Drained {
+    let cut_off = after.connections_cut_off - before.connections_cut_off;
+    Drained::new((after.connections_closed - before.connections_closed).saturating_sub(cut_off), cut_off)
 }
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        let _ = self.stop(DRAIN_TIMEOUT);
+        if self.workers.iter().all(|worker| worker.thread.is_none()) {
+            return;
+        }
+        self.begin_to_stop(DRAIN_TIMEOUT);
+        // A reactor's thread would wait for what only it can do, or be waited for by the one that it waits for.
+        if !crate::waiting::is_forbidden() {
+            self.join();
+        }
     }
 }
 
 impl fmt::Debug for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Runtime")
-            .field("backend", &self.backend)
+            .field("backend", &self.backend())
             .field("reactors", &self.workers.len())
-            .finish()
+            .field("failures", &self.failures())
+            .finish_non_exhaustive()
     }
 }

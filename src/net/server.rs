@@ -1,24 +1,45 @@
 //! One server on all reactors.
 
+use super::pending::{Pending, Promise, promise};
 use super::runtime::Runtime;
 use crate::error::{Error, Result};
-use crate::reactor::{
-    Address, Bound, Handler, ListenOptions, ListenerId, ReactorHandle, Seats, Share, ToAddresses, bind,
-};
+use crate::metrics::Drained;
+use crate::reactor::{Address, ReactorHandle, Seats};
+use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-/// A listening server. Dropping it changes nothing: it serves until it is closed or its runtime stops.
+/// A listening server. Dropping it stops accepting; connections that were accepted live on.
+///
+/// To serve for as long as the runtime lives, [`detach`](Self::detach) it. To end its connections as well,
+/// [`stop`](Self::stop) it.
+#[must_use = "a server that is dropped stops accepting; `detach` it to let it serve on"]
 pub struct Server {
-    address: Address,
+    addresses: Vec<Address>,
     seats: Arc<Seats>,
-    listeners: Vec<(ReactorHandle, ListenerId)>,
+    reactors: Vec<ReactorHandle>,
+    detached: bool,
 }
 
 impl Server {
-    /// Where it listens: with port 0, the port that the system chose.
+    pub(super) fn new(addresses: Vec<Address>, seats: Arc<Seats>, runtime: &Runtime) -> Self {
+        let reactors = (0..runtime.reactors()).map(|index| runtime.reactor(index).clone()).collect();
+        Server { addresses, seats, reactors, detached: false }
+    }
+
+    pub(super) fn seats(&self) -> &Arc<Seats> {
+        &self.seats
+    }
+
+    /// Where it listens: with port 0, the port that the system chose. With several addresses, the first of them.
     pub fn local_addr(&self) -> &Address {
-        &self.address
+        &self.addresses[0]
+    }
+
+    /// All addresses at which it listens; never none.
+    pub fn local_addrs(&self) -> &[Address] {
+        &self.addresses
     }
 
     /// Its connections at the moment.
@@ -26,11 +47,65 @@ impl Server {
         self.seats.taken()
     }
 
-    /// Stops accepting. Connections that were accepted live on.
-    pub fn close(self) {
-        for (reactor, listener) in self.listeners {
-            // A reactor that has stopped has closed it already.
-            let _ = reactor.run(move |reactor| reactor.close_listener(&listener));
+    /// Whether it accepts on any reactor. Not once it was closed or stopped, and not once the reactors on which it listened have
+    /// ended.
+    pub fn is_accepting(&self) -> bool {
+        self.seats.are_open()
+    }
+
+    /// Lets it serve on without being held, until its runtime stops.
+    pub fn detach(mut self) {
+        self.detached = true;
+    }
+
+    /// Stops accepting, behind what the kernel has accepted by now. Connections live on. The same as dropping it.
+    pub fn close(self) {}
+
+    /// Stops accepting, as [`close`](Self::close) does, and keeps hold of the server: to look at
+    /// [`connections`](Self::connections), or to [`stop`](Self::stop) them later.
+    pub fn stop_accepting(&self) {
+        for reactor in &self.reactors {
+            let seats = self.seats.clone();
+            // A reactor that has stopped has closed its sockets already.
+            let _ = reactor.run(move |reactor| reactor.close_doors(&seats));
+        }
+    }
+
+    /// Stops: it accepts no more, its handlers' [`on_shutdown`](super::Handler::on_shutdown) is called, what has not finished
+    /// within `grace` is cut off, and then this returns. Other servers of the runtime are not concerned. May be called again
+    /// with a shorter grace.
+    ///
+    /// Waits; on a reactor's own thread this is [`Error::OnReactorThread`], and nothing was done.
+    pub fn stop(&self, grace: Duration) -> Result<Drained> {
+        Error::if_on_reactor_thread("Server::stop", "use `Server::stop_async`")?;
+        self.stop_async(grace).wait()
+    }
+
+    /// Stops, as [`stop`](Self::stop) does, without waiting. It goes on if the result is dropped.
+    pub fn stop_async(&self, grace: Duration) -> Pending<Drained> {
+        let (promise, pending) = promise();
+        let seats = &self.seats;
+        let before = seats.drained();
+        // Those that are on their way to another reactor find this when they open.
+        seats.stop();
+        for reactor in &self.reactors {
+            let seats = seats.clone();
+            // A reactor that has stopped has ended its connections already.
+            let _ = reactor.run(move |reactor| reactor.stop_server(&seats, grace));
+        }
+        let theirs = Arc::downgrade(seats);
+        seats.when_empty(move || {
+            let after = theirs.upgrade().map(|seats| seats.drained()).unwrap_or_default();
+            promise.keep(Ok(Drained::new(after.closed - before.closed, after.cut_off - before.cut_off)));
+        });
+        pending
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !self.detached {
+            self.stop_accepting();
         }
     }
 }
@@ -38,95 +113,64 @@ impl Server {
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
-            .field("address", &self.address)
+            .field("addresses", &self.addresses)
             .field("connections", &self.connections())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
-impl Runtime {
-    /// Listens on `address` on all reactors, with a handler from `accept` for each connection. The handler is made on the
-    /// connection's reactor. Not for a reactor's own thread, which would wait for itself.
-    pub fn listen<H: Handler>(
-        &self,
-        address: impl ToAddresses,
-        accept: impl Fn(&Address) -> H + Send + Sync + 'static,
-    ) -> Result<Server> {
-        self.listen_with(&ListenOptions::default(), address, accept)
+/// A server that some reactors still have to begin to serve. When the last of them has, or has failed, the promise is
+/// kept; a server that did not come up on all of them leaves nothing behind.
+pub(super) struct Starting(Mutex<StartingState>);
+
+struct StartingState {
+    left: usize,
+    server: Option<Server>,
+    failure: Option<Error>,
+    promise: Option<Promise<Server>>,
+}
+
+/// One reactor's part. If it is dropped, that reactor has stopped.
+pub(super) struct Part(Option<Arc<Starting>>);
+
+impl Starting {
+    pub(super) fn begin(server: Server, parts: usize) -> (Vec<Part>, Pending<Server>) {
+        let (promise, pending) = promise();
+        let state =
+            StartingState { left: parts, server: Some(server), failure: None, promise: Some(promise) };
+        let starting = Arc::new(Starting(Mutex::new(state)));
+        ((0..parts).map(|_| Part(Some(starting.clone()))).collect(), pending)
+    }
+}
+
+impl Part {
+    pub(super) fn finish(mut self, result: Result<()>) {
+        self.end(result);
     }
 
-    /// Listens on `address` with options.
-    pub fn listen_with<H: Handler>(
-        &self,
-        options: &ListenOptions,
-        address: impl ToAddresses,
-        accept: impl Fn(&Address) -> H + Send + Sync + 'static,
-    ) -> Result<Server> {
-        Error::if_on_reactor_thread(
-            "Runtime::listen",
-            "use `Io::defer` or `ReactorHandle::run` with the reactor's own `listen`",
-        )?;
-        options.check()?;
-        let addresses = address.to_addresses()?;
-        let kernel_spreads = cfg!(target_os = "linux") && matches!(addresses[0], Address::Tcp(_));
-        if self.reactors() > 1 && !kernel_spreads {
-            self.hand_round(options, &addresses, Arc::new(accept))
-        } else {
-            self.share_port(options, addresses, Arc::new(accept))
+    fn end(&mut self, result: Result<()>) {
+        let Some(starting) = self.0.take() else { return };
+        let mut state = starting.0.lock();
+        state.left -= 1;
+        state.failure = state.failure.take().or(result.err());
+        if state.left > 0 {
+            return;
+        }
+        let (server, failure, promise) = (state.server.take(), state.failure.take(), state.promise.take());
+        drop(state);
+        let outcome = match (server, failure) {
+            (Some(server), None) => Ok(server),
+            // Dropping the server closes the sockets that came up.
+            (_, failure) => Err(failure.unwrap_or(Error::Stopped)),
+        };
+        if let Some(promise) = promise {
+            promise.keep(outcome);
         }
     }
+}
 
-    /// A listening socket for each reactor, all at one port; the kernel chooses.
-    fn share_port<H: Handler>(
-        &self,
-        options: &ListenOptions,
-        mut addresses: Vec<Address>,
-        accept: Arc<impl Fn(&Address) -> H + Send + Sync + 'static>,
-    ) -> Result<Server> {
-        let mut sockets = Vec::new();
-        for index in 0..self.reactors() {
-            let share = (self.reactors() > 1).then(|| Share { first: index == 0, cpu: self.core(index) });
-            let bound = bind(&addresses, options, share)?;
-            // The others join the first one where that ended up.
-            addresses = vec![bound.address.clone()];
-            sockets.push(bound);
-        }
-        let address = addresses.swap_remove(0);
-        let mut server = Server { address, seats: Seats::new(options.connections), listeners: Vec::new() };
-        for (index, bound) in sockets.into_iter().enumerate() {
-            let (options, seats, accept) = (options.clone(), server.seats.clone(), accept.clone());
-            let listener = self.on_reactor(index, move |reactor| {
-                reactor.serve(bound, &options, seats, move |peer| accept(peer))
-            })??;
-            server.listeners.push((self.reactor(index).clone(), listener));
-        }
-        Ok(server)
-    }
-
-    /// One reactor accepts and hands connections to all in turn.
-    fn hand_round<H: Handler>(
-        &self,
-        options: &ListenOptions,
-        addresses: &[Address],
-        accept: Arc<impl Fn(&Address) -> H + Send + Sync + 'static>,
-    ) -> Result<Server> {
-        let bound: Bound = bind(addresses, options, None)?;
-        let (address, seats) = (bound.address.clone(), Seats::new(options.connections));
-        let reactors: Vec<ReactorHandle> =
-            (0..self.reactors()).map(|index| self.reactor(index).clone()).collect();
-        let (options, their_seats, stream) = (options.clone(), seats.clone(), options.stream.clone());
-        let listener = self.on_reactor(0, move |reactor| {
-            let mut turn = 0;
-            reactor.accept_for_others(bound, &options, their_seats, move |socket, peer, seat| {
-                turn = (turn + 1) % reactors.len();
-                let (accept, stream) = (accept.clone(), stream.clone());
-                // A reactor that has stopped drops the connection, as it has all of its own.
-                let _ = reactors[turn].run(move |reactor| {
-                    let make = |peer: &Address| -> Box<dyn Handler> { Box::new(accept(peer)) };
-                    reactor.adopt_from_elsewhere(socket, peer, stream, make, seat);
-                });
-            })
-        })??;
-        Ok(Server { address, seats, listeners: vec![(self.reactor(0).clone(), listener)] })
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.end(Err(Error::Stopped));
     }
 }

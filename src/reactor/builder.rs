@@ -88,6 +88,7 @@ impl ReactorBuilder {
             starved: VecDeque::new(),
             pollers: Pollers::default(),
             actions: BTreeMap::new(),
+            stops: BTreeMap::new(),
             shared: Shared {
                 mailbox,
                 counters: Arc::default(),

@@ -18,6 +18,7 @@ mod tests;
 pub use builder::ReactorBuilder;
 pub use socket::accept::ListenerId;
 pub use socket::address::{Address, ToAddresses};
+pub use socket::incoming::{Accepted, Incoming};
 pub use socket::options::{ListenOptions, StreamOptions};
 pub use stream::handler::{CloseReason, Handler};
 pub use stream::io::Io;
@@ -25,7 +26,9 @@ pub use threads::reactor_handle::ReactorHandle;
 pub use threads::stream_handle::{Handle, HandleError};
 
 pub(crate) use pace::busy::cores;
-pub(crate) use socket::listener::{Bound, Seats, Share, bind};
+pub(crate) use socket::listener::{Bound, Share, bind_all};
+pub(crate) use socket::seats::Seats;
+pub(crate) use threads::reactor_handle::SentAction;
 
 use crate::buf::{HasSpare, Spare};
 use crate::config::LONGEST_SLEEP;
@@ -37,6 +40,7 @@ use pace::busy::Busy;
 use pace::pollers::Pollers;
 use pace::timers::{Due, Timers, deadline};
 use socket::listener::Listener;
+use socket::stop::Stop;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::os::fd::{AsRawFd, RawFd};
@@ -82,6 +86,8 @@ pub struct Reactor {
     pollers: Pollers,
     /// What is to be done later, by a number that its timer has.
     actions: BTreeMap<u64, Action>,
+    /// Servers that are stopping, by a number that its timer has.
+    stops: BTreeMap<u64, Stop>,
     shared: Shared,
     busy: Busy,
     /// Something was handed to the driver that the kernel does not know of yet.
@@ -282,6 +288,7 @@ impl Reactor {
                 Due::Phase(id) => self.phase_timer(id),
                 Due::Connect(id) => self.connect_again(id),
                 Due::Accept(id) => self.end_rest(id),
+                Due::Stop(number) => self.stop_timer(number),
                 Due::Action(number) => {
                     if let Some(action) = self.actions.remove(&number) {
                         self.guarded(action);

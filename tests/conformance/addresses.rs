@@ -219,8 +219,8 @@ fn port_zero_is_any_free_port(ground: &Ground) {
 fn the_peers_address_is_known(ground: &Ground) {
     let stage = ground.stage();
     let (log, recorder) = log();
-    let server = stage.listen(move |factory_peer| {
-        let factory_peer = factory_peer.clone();
+    let server = stage.listen(move |incoming| {
+        let factory_peer = incoming.peer().clone();
         recorder.probe().open(move |io| {
             assert_eq!(*io.peer_addr(), factory_peer);
             let text = format!("{} {}", io.peer_addr(), io.local_addr().unwrap());
@@ -309,15 +309,16 @@ fn the_socket_file_is_removed_in_the_end(ground: &Ground) {
     let stage = ground.stage();
     let (closed, stopped, dropped) = (fresh_path(), fresh_path(), fresh_path());
     let server = stage.runtime.listen(&closed, |_| Echo).unwrap();
-    stage.runtime.listen(&stopped, |_| Echo).unwrap();
+    let serving = stage.runtime.listen(&stopped, |_| Echo).unwrap();
     assert!(closed.exists() && stopped.exists());
     server.close();
     crate::accounts::wait_until("the closed server's file is gone", || !closed.exists());
     assert!(stopped.exists());
     stage.shutdown(Duration::ZERO);
     assert!(!stopped.exists());
+    drop(serving);
     let stage = ground.stage();
-    stage.runtime.listen(&dropped, |_| Echo).unwrap();
+    stage.runtime.listen(&dropped, |_| Echo).unwrap().detach();
     drop(stage);
     assert!(!dropped.exists());
 }

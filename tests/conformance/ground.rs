@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 use trochus::config::UringFeature;
-use trochus::net::{Address, Handler, ListenOptions, RuntimeBuilder, Server, StreamOptions};
+use trochus::net::{Accepted, Address, Incoming, ListenOptions, RuntimeBuilder, Server, StreamOptions};
 use trochus::reactor::{ReactorBuilder, ReactorHandle};
 use trochus::{Backend, Metrics, Reactor, Runtime};
 
@@ -167,26 +167,26 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) fn listen<H: Handler>(
+    pub(crate) fn listen<A: Accepted>(
         &self,
-        accept: impl Fn(&Address) -> H + Send + Sync + 'static,
+        accept: impl Fn(&Incoming<'_>) -> A + Send + Sync + 'static,
     ) -> Server {
         self.listen_with(&ListenOptions::new(), accept)
     }
 
     /// With options for each connection.
-    pub(crate) fn listen_stream<H: Handler>(
+    pub(crate) fn listen_stream<A: Accepted>(
         &self,
         options: StreamOptions,
-        accept: impl Fn(&Address) -> H + Send + Sync + 'static,
+        accept: impl Fn(&Incoming<'_>) -> A + Send + Sync + 'static,
     ) -> Server {
         self.listen_with(&ListenOptions::new().stream(options), accept)
     }
 
-    pub(crate) fn listen_with<H: Handler>(
+    pub(crate) fn listen_with<A: Accepted>(
         &self,
         options: &ListenOptions,
-        accept: impl Fn(&Address) -> H + Send + Sync + 'static,
+        accept: impl Fn(&Incoming<'_>) -> A + Send + Sync + 'static,
     ) -> Server {
         self.runtime.listen_with(options, self.ground.fresh_address(), accept).unwrap()
     }

@@ -16,6 +16,7 @@ mod backends;
 mod churn;
 mod embedded;
 mod endings;
+mod failing;
 mod flow;
 mod ground;
 mod handles;
@@ -27,6 +28,7 @@ mod probe;
 mod resets;
 #[cfg(target_os = "linux")]
 mod seccomp;
+mod servers;
 mod shutdown;
 mod stream;
 
@@ -77,6 +79,8 @@ fn trials() -> Vec<Trial> {
         limits::suites(),
         panics::suites(),
         shutdown::suites(),
+        servers::suites(),
+        failing::suites(),
         embedded::suites(),
         churn::suites(),
     ]

@@ -39,7 +39,7 @@ const SHORT: Duration = Duration::from_millis(30);
 fn with_nothing_to_do(ground: &Ground) {
     ground.stage().shutdown(Duration::ZERO);
     let stage = ground.stage();
-    stage.listen(|_| Echo);
+    stage.listen(|_| Echo).detach();
     stage.shutdown(DEADLINE);
 }
 

@@ -4,7 +4,7 @@ use crate::config::REAP_TIMEOUT;
 use crate::error::Result;
 use crate::reactor::Reactor;
 use crate::reactor::pace::timers;
-use crate::reactor::stream::connection::{Connection, Phase};
+use crate::reactor::stream::connection::Phase;
 use crate::reactor::stream::handler::CloseReason;
 use std::time::{Duration, Instant};
 
@@ -74,12 +74,7 @@ impl Reactor {
         }
         self.drain_cut = true;
         for id in self.connections.ids() {
-            if let Some(Connection { link, .. }) = self.connections.get_mut(id)
-                && link.phase < Phase::Dead
-            {
-                link.fail(CloseReason::Shutdown);
-                self.settle(id);
-            }
+            self.cut_off(id);
         }
     }
 }
@@ -87,6 +82,10 @@ impl Reactor {
 impl Drop for Reactor {
     fn drop(&mut self) {
         self.shared.mailbox.close();
+        if std::thread::panicking() {
+            // What is going on may be in any state: another panic would end the process.
+            return self.give_up();
+        }
         // Whoever did not drain wants it to end now. What the handlers still have to say, they may.
         if !self.connections.is_empty() || !self.listeners.is_empty() {
             let _ = self.drain(Duration::ZERO);

@@ -2,5 +2,6 @@
 
 pub(super) mod busy;
 pub(super) mod drain;
+pub(super) mod give_up;
 pub(super) mod pollers;
 pub(super) mod timers;

@@ -22,6 +22,8 @@ pub(crate) enum Due {
     Connect(Id),
     /// A listener has rested.
     Accept(Id),
+    /// A server's connections have had their time to finish; by the server's number.
+    Stop(u64),
     /// Something of the application is to be done.
     Action(u64),
 }

@@ -1,8 +1,10 @@
 //! Servers: listening sockets and the connections that come from them.
 
 use super::address::{Address, ToAddresses};
-use super::listener::{Bound, Destination, Listener, Seat, Seats, bind};
+use super::incoming::{Accepted, Incoming};
+use super::listener::{Bound, Destination, Listener, bind};
 use super::options::{ListenOptions, StreamOptions};
+use super::seats::{Seat, Seats};
 use crate::config::ACCEPT_BACKOFF;
 use crate::driver::{self, Kind, Op};
 use crate::error::{Error, Result};
@@ -15,9 +17,13 @@ use socket2::Socket;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Connections that are taken over from a socket that closes. No system queues more, and a flood of new ones is not
+/// followed for ever.
+const QUEUED_AT_MOST: usize = 1 << 16;
 
 /// A listening socket of one reactor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,43 +40,41 @@ impl ListenerId {
 }
 
 impl Reactor {
-    /// Listens on `address`, with a handler from `accept` for each connection.
-    pub fn listen<H: Handler>(
+    /// Listens on `address`; `accept` makes the handler of each connection, or refuses it.
+    pub fn listen<A: Accepted>(
         &mut self,
         address: impl ToAddresses,
-        accept: impl FnMut(&Address) -> H + 'static,
+        accept: impl FnMut(&Incoming<'_>) -> A + 'static,
     ) -> Result<ListenerId> {
         self.listen_with(&ListenOptions::default(), address, accept)
     }
 
     /// Listens on `address` with options.
-    pub fn listen_with<H: Handler>(
+    pub fn listen_with<A: Accepted>(
         &mut self,
         options: &ListenOptions,
         address: impl ToAddresses,
-        mut accept: impl FnMut(&Address) -> H + 'static,
+        accept: impl FnMut(&Incoming<'_>) -> A + 'static,
     ) -> Result<ListenerId> {
         options.check()?;
-        let bound = bind(&address.to_addresses()?, options, None)?;
-        let destination = Destination::Here(Box::new(move |peer| Box::new(accept(peer))));
-        self.add_listener(
-            bound,
-            Rc::new(options.stream.clone()),
-            Seats::new(options.connections),
-            destination,
-        )
+        let bound = bind(&address.to_addresses()?, options)?;
+        self.serve(bound, options, Seats::new(options.connections), accept)
     }
 
     /// Serves a socket that listens already, with others that share its seats.
-    pub(crate) fn serve<H: Handler>(
+    pub(crate) fn serve<A: Accepted>(
         &mut self,
         bound: Bound,
         options: &ListenOptions,
         seats: Arc<Seats>,
-        mut accept: impl FnMut(&Address) -> H + 'static,
+        mut accept: impl FnMut(&Incoming<'_>) -> A + 'static,
     ) -> Result<ListenerId> {
-        let destination = Destination::Here(Box::new(move |peer| Box::new(accept(peer))));
-        self.add_listener(bound, Rc::new(options.stream.clone()), seats, destination)
+        self.add_listener(
+            bound,
+            options,
+            seats,
+            Destination::Here(Box::new(move |incoming| boxed(accept(incoming)))),
+        )
     }
 
     /// Accepts on a socket that listens already, and hands the connections to `share_out`.
@@ -81,27 +85,34 @@ impl Reactor {
         seats: Arc<Seats>,
         share_out: impl FnMut(Socket, Address, Seat) + 'static,
     ) -> Result<ListenerId> {
-        let destination = Destination::Elsewhere(Box::new(share_out));
-        self.add_listener(bound, Rc::new(options.stream.clone()), seats, destination)
+        self.add_listener(bound, options, seats, Destination::Elsewhere(Box::new(share_out)))
     }
 
     fn add_listener(
         &mut self,
         bound: Bound,
-        stream: Rc<StreamOptions>,
+        options: &ListenOptions,
         seats: Arc<Seats>,
         destination: Destination,
     ) -> Result<ListenerId> {
-        let Bound { socket, address, path } = bound;
+        let Bound { socket, address, file } = bound;
         let socket = Rc::new(socket);
-        self.driver.attach(&socket).map_err(|source| Error::listen(&address, source))?;
+        let cannot = |source| Error::listen(&address, source);
+        if self.drain_deadline.is_some() {
+            return Err(cannot(io::Error::other("this reactor is draining")));
+        }
+        // What is queued when the socket closes is accepted without waiting for more.
+        socket.set_nonblocking(true).map_err(cannot)?;
+        self.driver.attach(&socket).map_err(cannot)?;
         let listener = Listener {
             socket,
             address: address.clone(),
-            path,
-            stream,
-            destination,
+            file,
+            stream: Rc::new(options.stream.clone()),
+            destination: Some(destination),
+            _door: seats.open_door(),
             seats,
+            on_error: options.on_error.clone(),
             armed: false,
             closing: false,
             cancelled: false,
@@ -112,7 +123,7 @@ impl Reactor {
         Ok(ListenerId { id, address })
     }
 
-    /// Stops accepting there. Connections that were accepted live on.
+    /// Stops accepting there, behind what the kernel has accepted by now. Connections live on.
     pub fn close_listener(&mut self, listener: &ListenerId) {
         self.end_listener(listener.id);
     }
@@ -128,6 +139,7 @@ impl Reactor {
         let Some(listener) = self.listeners.get_mut(id) else { return };
         listener.armed = more;
         match result {
+            // Also while it closes: the peer has been told that it is connected.
             Ok(socket) => self.admit(id, socket),
             Err(error) if driver::is_cancelled(&error) || is_the_peers_fault(&error) => {}
             Err(error) => self.rest(id, &error),
@@ -137,49 +149,52 @@ impl Reactor {
 
     fn admit(&mut self, id: Id, socket: Socket) {
         let Some(listener) = self.listeners.get_mut(id) else { return };
-        if listener.closing {
-            return;
-        }
-        let Some(seat) = listener.seats.take() else {
-            self.shared.counters.connections_refused.add(1);
-            return;
-        };
+        let Some(seat) = listener.seats.take() else { return self.refuse(&socket) };
         // A peer without an address has gone already.
         let Ok(peer) = socket.peer_addr() else { return };
-        let peer = Address::from_sock_addr(&peer);
-        match &mut listener.destination {
+        let peer = Address::from_sock_addr(&peer).to_canonical();
+        let stream = listener.stream.clone();
+        // Taken out while it is called, which takes the reactor.
+        let Some(mut destination) = listener.destination.take() else { return };
+        match &mut destination {
             Destination::Elsewhere(share_out) => share_out(socket, peer, seat),
-            Destination::Here(make) => {
-                let handler = make_handler(&self.shared, &peer, make);
-                let stream = listener.stream.clone();
-                self.adopt(socket, peer, stream, handler, seat);
-            }
+            Destination::Here(make) => self.adopt(socket, peer, stream, make, seat),
+        }
+        if let Some(listener) = self.listeners.get_mut(id) {
+            listener.destination = Some(destination);
         }
     }
 
+    fn refuse(&mut self, socket: &Socket) {
+        self.shared.counters.connections_refused.add(1);
+        // A clean end would look like an answer.
+        let _ = socket.set_linger(Some(Duration::ZERO));
+    }
+
     /// Takes in a connection that another reactor accepted.
-    pub(crate) fn adopt_from_elsewhere(
+    pub(crate) fn adopt_from_elsewhere<A: Accepted>(
         &mut self,
         socket: Socket,
         peer: Address,
         options: StreamOptions,
-        make: impl FnOnce(&Address) -> Box<dyn Handler>,
+        make: impl FnOnce(&Incoming<'_>) -> A,
         seat: Seat,
     ) {
-        let handler = make_handler(&self.shared, &peer, make);
-        self.adopt(socket, peer, Rc::new(options), handler, seat);
+        self.adopt(socket, peer, Rc::new(options), |incoming| boxed(make(incoming)), seat);
     }
 
-    /// Takes in a connection, unless it has no handler.
+    /// Takes in a connection, unless it is refused.
     fn adopt(
         &mut self,
         socket: Socket,
         peer: Address,
         options: Rc<StreamOptions>,
-        handler: Option<Box<dyn Handler>>,
+        make: impl FnOnce(&Incoming<'_>) -> Option<Box<dyn Handler>>,
         seat: Seat,
     ) {
-        let Some(handler) = handler else { return };
+        let Some(handler) = make_handler(&self.shared, &Incoming::new(&peer, &socket), make) else {
+            return self.refuse(&socket);
+        };
         let socket = Rc::new(socket);
         // Fails when the peer has gone already, or when there is no memory for one more.
         let prepared = match peer {
@@ -188,7 +203,7 @@ impl Reactor {
             Address::Unix(_) => options.apply_early((&*socket).into()),
         };
         if prepared.and_then(|()| self.driver.attach(&socket)).is_err() {
-            self.shared.counters.connections_refused.add(1);
+            self.refuse(&socket);
             return self.guarded(|_| drop(handler));
         }
         let id = self.connections.insert(|id| Connection {
@@ -201,12 +216,17 @@ impl Reactor {
     pub(in crate::reactor) fn opened(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         link.opened = true;
+        let seat = link.seat.as_ref();
+        let (stops, is_cut) = (seat.is_some_and(Seat::is_stopping), seat.is_some_and(Seat::is_cut));
         self.shared.counters.connections_opened.add(1);
         self.call(id, |handler, io| handler.on_open(io));
-        if self.drain_deadline.is_some() && self.is_open(id) {
+        if (self.drain_deadline.is_some() || stops) && self.is_open(id) {
             self.call(id, |handler, io| handler.on_shutdown(io));
         }
         self.settle(id);
+        if is_cut {
+            self.cut_off(id);
+        }
     }
 
     /// The process is out of something that only time brings back.
@@ -214,6 +234,11 @@ impl Reactor {
         let Some(listener) = self.listeners.get_mut(id) else { return };
         self.shared.counters.accept_backoffs.add(1);
         crate::log::accept_backs_off(&listener.address, error);
+        if let Some(on_error) = listener.on_error.clone() {
+            let address = listener.address.clone();
+            self.guarded(move |_| on_error.call(&address, error));
+        }
+        let Some(listener) = self.listeners.get_mut(id) else { return };
         let until = self.shared.now + ACCEPT_BACKOFF;
         self.timers.change(&mut listener.rest_timer, Due::Accept(id), Some(until));
     }
@@ -239,28 +264,44 @@ impl Reactor {
         }
         if listener.closing && !listener.armed {
             self.timers.change(&mut listener.rest_timer, Due::Accept(id), None);
-            self.driver.detach(&listener.socket);
-            let path: Option<PathBuf> = self.listeners.remove(id).and_then(|listener| listener.path);
-            if let Some(path) = path {
-                // If somebody has removed it already, so much the better.
-                let _ = std::fs::remove_file(path);
+            // Nobody finds the way any more.
+            listener.file = None;
+            self.admit_queued(id);
+            if let Some(listener) = self.listeners.remove(id) {
+                self.driver.detach(&listener.socket);
+            }
+        }
+    }
+
+    /// Takes in what the kernel has accepted and nobody was told of: closing the socket would reset it.
+    fn admit_queued(&mut self, id: Id) {
+        for _ in 0..QUEUED_AT_MOST {
+            let Some(listener) = self.listeners.get(id) else { return };
+            match listener.socket.accept() {
+                Ok((socket, _)) => self.admit(id, socket),
+                Err(error) if is_the_peers_fault(&error) && error.kind() != io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
             }
         }
     }
 }
 
-/// `None` if that panicked, which concerns nobody but this connection.
+fn boxed(accepted: impl Accepted) -> Option<Box<dyn Handler>> {
+    accepted.handler().map(|handler| Box::new(handler) as Box<dyn Handler>)
+}
+
+/// `None` if it was refused, or if that panicked, which concerns nobody but this connection.
 fn make_handler(
     shared: &Shared,
-    peer: &Address,
-    make: impl FnOnce(&Address) -> Box<dyn Handler>,
+    incoming: &Incoming<'_>,
+    make: impl FnOnce(&Incoming<'_>) -> Option<Box<dyn Handler>>,
 ) -> Option<Box<dyn Handler>> {
-    let handler = catch_unwind(AssertUnwindSafe(|| make(peer)));
+    let handler = catch_unwind(AssertUnwindSafe(|| make(incoming)));
     if handler.is_err() {
         shared.counters.handler_panics.add(1);
-        crate::log::handler_panicked(peer);
+        crate::log::handler_panicked(incoming.peer());
     }
-    handler.ok()
+    handler.ok().flatten()
 }
 
 /// A connection that was gone before it was accepted, or an interruption: the next one may be fine.

@@ -26,6 +26,26 @@ impl Address {
         }
     }
 
+    /// An IPv4 address that is written as an IPv6 one (`::ffff:192.0.2.1`, as the clients of an IPv6 socket are seen) as
+    /// what it is; any other as it is.
+    pub fn to_canonical(&self) -> Address {
+        match self {
+            Address::Tcp(address) => Address::Tcp(canonical(*address)),
+            Address::Unix(path) => Address::Unix(path.clone()),
+        }
+    }
+
+    /// With this port, where it is left to the system.
+    pub(crate) fn with_port_if_open(&self, port: Option<u16>) -> Address {
+        let mut with = self.clone();
+        if let (Address::Tcp(address), Some(port)) = (&mut with, port)
+            && address.port() == 0
+        {
+            address.set_port(port);
+        }
+        with
+    }
+
     pub(crate) fn domain(&self) -> Domain {
         match self {
             Address::Tcp(address) => Domain::for_address(*address),
@@ -152,6 +172,14 @@ impl<A: ToAddresses + ?Sized> ToAddresses for &A {
     }
 }
 
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => (ip, address.port()).into(),
+        // As it was: it may have a scope.
+        IpAddr::V6(_) => address,
+    }
+}
+
 fn resolve(name: impl ToSocketAddrs, shown: &str) -> Result<Vec<Address>> {
     let nothing = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     name.to_socket_addrs()
@@ -173,6 +201,15 @@ mod tests {
         assert_eq!(("127.0.0.1", 80).to_addresses().unwrap()[0].to_string(), "127.0.0.1:80");
         assert_eq!("unix:/tmp/s".to_addresses().unwrap(), [Address::Unix("/tmp/s".into())]);
         assert_eq!(Path::new("/tmp/s").to_addresses().unwrap()[0].to_string(), "unix:/tmp/s");
+    }
+
+    #[test]
+    fn only_what_is_mapped_becomes_ipv4() {
+        let canonical = |text: &str| Address::Tcp(text.parse().unwrap()).to_canonical().to_string();
+        assert_eq!(canonical("[::ffff:192.0.2.1]:80"), "192.0.2.1:80");
+        for other in ["[::1]:80", "[fe80::1%3]:80", "192.0.2.1:80", "[::]:80"] {
+            assert_eq!(canonical(other), other);
+        }
     }
 
     #[test]

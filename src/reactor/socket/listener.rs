@@ -1,19 +1,23 @@
 //! Sockets that accept, and whom they accept for.
 
 use super::address::Address;
-use super::options::{ListenOptions, StreamOptions};
+use super::file::{self, SocketFile};
+use super::incoming::Incoming;
+use super::options::{ListenOptions, OnListenError, StreamOptions};
+use super::seats::{Door, Seat, Seats};
 use crate::error::{Error, Result};
 use crate::reactor::stream::handler::Handler;
 use socket2::{Socket, Type};
 use std::io;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Makes the handler of a connection; never called on two threads at once.
-pub(in crate::reactor) type Factory = Box<dyn FnMut(&Address) -> Box<dyn Handler>>;
+/// Makes the handler of a connection, or refuses it; never called on two threads at once.
+pub(in crate::reactor) type Factory = Box<dyn FnMut(&Incoming<'_>) -> Option<Box<dyn Handler>>>;
+
+/// How often to look for a port that is free at all addresses of a name.
+const PORT_ATTEMPTS: usize = 20;
 
 /// Where accepted connections go.
 pub(in crate::reactor) enum Destination {
@@ -24,61 +28,32 @@ pub(in crate::reactor) enum Destination {
 }
 
 pub(in crate::reactor) struct Listener {
+    /// Removed in the end, before the socket is closed.
+    pub(in crate::reactor) file: Option<SocketFile>,
     pub(in crate::reactor) socket: Rc<Socket>,
     pub(in crate::reactor) address: Address,
     pub(in crate::reactor) stream: Rc<StreamOptions>,
-    pub(in crate::reactor) destination: Destination,
+    /// `None` while it is called.
+    pub(in crate::reactor) destination: Option<Destination>,
     pub(in crate::reactor) seats: Arc<Seats>,
+    /// Says that this socket is still there.
+    pub(in crate::reactor) _door: Door,
+    pub(in crate::reactor) on_error: Option<OnListenError>,
     pub(in crate::reactor) armed: bool,
     /// To be removed once the accept has ended.
     pub(in crate::reactor) closing: bool,
     pub(in crate::reactor) cancelled: bool,
-    /// The file to remove in the end.
-    pub(in crate::reactor) path: Option<PathBuf>,
     /// Rests until then, because the process ran out of something.
     pub(in crate::reactor) rest_timer: Option<Instant>,
-}
-
-/// How many connections a server has, on all its reactors together.
-#[derive(Debug)]
-pub(crate) struct Seats {
-    taken: AtomicUsize,
-    most: usize,
-}
-
-/// A connection's place at its server.
-#[derive(Debug)]
-pub(crate) struct Seat(Arc<Seats>);
-
-impl Seats {
-    pub(crate) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Seats { taken: AtomicUsize::new(0), most })
-    }
-
-    pub(crate) fn taken(&self) -> usize {
-        self.taken.load(Ordering::Relaxed)
-    }
-
-    pub(in crate::reactor) fn take(self: &Arc<Self>) -> Option<Seat> {
-        let taken = |taken| (taken < self.most).then_some(taken + 1);
-        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).ok()?;
-        Some(Seat(self.clone()))
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// A socket that listens already, and where.
 #[derive(Debug)]
 pub(crate) struct Bound {
+    /// Removed in the end, before the socket is closed.
+    pub(crate) file: Option<SocketFile>,
     pub(crate) socket: Socket,
     pub(crate) address: Address,
-    /// The file to remove in the end.
-    pub(crate) path: Option<PathBuf>,
 }
 
 /// Which of several sockets at one address this is.
@@ -91,11 +66,11 @@ pub(crate) struct Share {
     pub(crate) cpu: Option<usize>,
 }
 
-/// Binds one of several sockets to the first of `addresses` that works.
-pub(crate) fn bind(addresses: &[Address], options: &ListenOptions, share: Option<Share>) -> Result<Bound> {
+/// Binds to the first of `addresses` that works.
+pub(crate) fn bind(addresses: &[Address], options: &ListenOptions) -> Result<Bound> {
     let mut failure = None;
     for address in addresses {
-        match bind_one(address, options, share) {
+        match bind_one(address, options, None) {
             Ok(bound) => return Ok(bound),
             Err(source) => failure = Some(Error::listen(address, source)),
         }
@@ -103,9 +78,54 @@ pub(crate) fn bind(addresses: &[Address], options: &ListenOptions, share: Option
     Err(failure.expect("`ToAddresses` never gives none"))
 }
 
+/// Binds to all of `addresses`, but for those that no interface of this machine has; if that is none of them, it fails. Where the port is left to the system,
+/// all get the one that the first got.
+pub(crate) fn bind_all(
+    addresses: &[Address],
+    options: &ListenOptions,
+    share: &dyn Fn(&Address) -> Option<Share>,
+) -> Result<Vec<Bound>> {
+    let mut failure = None;
+    'attempts: for _ in 0..PORT_ATTEMPTS {
+        let mut all: Vec<Bound> = Vec::new();
+        for address in addresses {
+            let chosen = all.iter().find_map(|bound| bound.address.port());
+            let wanted = address.with_port_if_open(chosen);
+            if all.iter().any(|bound| bound.address == wanted) {
+                // Some resolvers say everything twice.
+                continue;
+            }
+            match bind_one(&wanted, options, share(address)) {
+                Ok(bound) => all.push(bound),
+                // The port that was free at one address is not at the next.
+                Err(source) if source.kind() == io::ErrorKind::AddrInUse && wanted != *address => {
+                    failure = Some(Error::listen(&wanted, source));
+                    continue 'attempts;
+                }
+                Err(source) if is_nobodys(&source) => {
+                    failure = Some(Error::listen(address, source));
+                }
+                Err(source) => return Err(Error::listen(&wanted, source)),
+            }
+        }
+        if !all.is_empty() {
+            return Ok(all);
+        }
+        break;
+    }
+    Err(failure.expect("`ToAddresses` never gives none"))
+}
+
+/// The machine has no such address, or not that family of addresses.
+fn is_nobodys(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
 fn bind_one(address: &Address, options: &ListenOptions, share: Option<Share>) -> io::Result<Bound> {
     let socket = Socket::new(address.domain(), Type::STREAM, None)?;
-    let mut path = None;
+    let backlog = options.backlog.min(i32::MAX as u32) as i32;
+    options.stream.apply_early((&socket).into())?;
+    let mut file = None;
     match address {
         Address::Tcp(tcp) => {
             socket.set_reuse_address(true)?;
@@ -124,39 +144,15 @@ fn bind_one(address: &Address, options: &ListenOptions, share: Option<Share>) ->
             if let Some(cpu) = share.and_then(|share| share.cpu) {
                 socket.set_cpu_affinity(cpu)?;
             }
+            options.apply_listening(&socket)?;
+            socket.listen(backlog)?;
         }
-        Address::Unix(unix) => {
-            remove_stale(address)?;
-            socket.bind(&address.to_sock_addr()?)?;
-            path = Some(unix.clone());
-        }
+        Address::Unix(path) => file = Some(file::listen_at(&socket, path, backlog, options.unix_mode)?),
     }
-    options.stream.apply_early((&socket).into())?;
-    socket.listen(options.backlog.min(i32::MAX as u32) as i32)?;
-    let address = Address::from_sock_addr(&socket.local_addr()?);
-    Ok(Bound { socket, address, path })
-}
-
-/// Removes the socket file of a server that has gone: nobody accepts there any more.
-fn remove_stale(address: &Address) -> io::Result<()> {
-    use std::os::unix::fs::FileTypeExt;
-    let Address::Unix(path) = address else { return Ok(()) };
-    let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
-    if !metadata.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, "a file that is not a socket is there"));
-    }
-    // Linux says EAGAIN when a server's queue is full. Others say that nobody listens, so they are asked for a while.
-    let attempts = if cfg!(target_os = "linux") { 1 } else { 20 };
-    for attempt in 0..attempts {
-        if attempt > 0 {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let probe = Socket::new(address.domain(), Type::STREAM, None)?;
-        probe.set_nonblocking(true)?;
-        match probe.connect(&address.to_sock_addr()?) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-            _ => return Err(io::ErrorKind::AddrInUse.into()),
-        }
-    }
-    std::fs::remove_file(path)
+    let address = match file {
+        // The socket was bound elsewhere at first.
+        Some(_) => address.clone(),
+        None => Address::from_sock_addr(&socket.local_addr()?),
+    };
+    Ok(Bound { socket, address, file })
 }

@@ -3,5 +3,10 @@
 pub(super) mod accept;
 pub(super) mod address;
 pub(super) mod connect;
+pub(super) mod file;
+pub(super) mod incoming;
 pub(super) mod listener;
 pub(super) mod options;
+pub(super) mod seats;
+pub(super) mod stop;
+mod system;

@@ -1,9 +1,12 @@
 //! How sockets are set up, and the limits of what they carry.
 
+use super::address::Address;
 use crate::config::{self, Limits};
 use crate::error::{Error, Result};
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{SockRef, Socket, TcpKeepalive};
+use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Options of a connection, on either side.
@@ -153,7 +156,28 @@ pub struct ListenOptions {
     pub(crate) backlog: u32,
     pub(crate) connections: usize,
     pub(crate) only_v6: bool,
+    pub(crate) defer_accept: Option<Duration>,
+    pub(crate) unix_mode: Option<u32>,
+    pub(crate) on_error: Option<OnListenError>,
     pub(crate) stream: StreamOptions,
+}
+
+/// What is told of a listener's errors.
+#[derive(Clone)]
+pub(crate) struct OnListenError(Arc<ListenErrorCallback>);
+
+type ListenErrorCallback = dyn Fn(&Address, &io::Error) + Send + Sync;
+
+impl OnListenError {
+    pub(crate) fn call(&self, address: &Address, error: &io::Error) {
+        (self.0)(address, error);
+    }
+}
+
+impl fmt::Debug for OnListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnListenError")
+    }
 }
 
 impl Default for ListenOptions {
@@ -162,6 +186,9 @@ impl Default for ListenOptions {
             backlog: config::BACKLOG,
             connections: config::CONNECTIONS,
             only_v6: false,
+            defer_accept: None,
+            unix_mode: None,
+            on_error: None,
             stream: StreamOptions::default(),
         }
     }
@@ -192,6 +219,28 @@ impl ListenOptions {
         self
     }
 
+    /// Accepts a connection only once its client has sent something, or after this time in whole seconds, which the kernel
+    /// rounds up (`TCP_DEFER_ACCEPT`). Not for protocols in which the server speaks first. TCP on Linux only; ignored elsewhere.
+    pub fn defer_accept(mut self, timeout: Duration) -> Self {
+        self.defer_accept = Some(timeout);
+        self
+    }
+
+    /// The permissions of a Unix-domain server's file, such as `0o600` for its owner only. Whoever connects needs permission to
+    /// write. The process' umask decides unless set.
+    pub fn unix_mode(mut self, mode: u32) -> Self {
+        self.unix_mode = Some(mode);
+        self
+    }
+
+    /// Is called when the server cannot accept for a while, with its address and what the system said, as when the process
+    /// has run out of descriptors. It tries again at intervals of [`config::ACCEPT_BACKOFF`], and calls this each time that
+    /// it fails; [`accept_backoffs`](crate::Metrics::accept_backoffs) counts. On a reactor's thread: it must not wait.
+    pub fn on_error(mut self, callback: impl Fn(&Address, &io::Error) + Send + Sync + 'static) -> Self {
+        self.on_error = Some(OnListenError(Arc::new(callback)));
+        self
+    }
+
     /// The options of each connection.
     pub fn stream(mut self, options: StreamOptions) -> Self {
         self.stream = options;
@@ -200,5 +249,16 @@ impl ListenOptions {
 
     pub(crate) fn check(&self) -> Result<()> {
         self.stream.check()
+    }
+
+    /// Sets what a listening TCP socket has of its own.
+    pub(super) fn apply_listening(&self, socket: &Socket) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        if let Some(timeout) = self.defer_accept {
+            let seconds = timeout.as_secs().clamp(1, i32::MAX as u64) as i32;
+            super::system::set_option(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)?;
+        }
+        let _ = socket;
+        Ok(())
     }
 }

@@ -3,8 +3,8 @@
 use super::handler::{CloseReason, Handler};
 use crate::buf::{Inbox, Payload, Spare};
 use crate::reactor::socket::address::Address;
-use crate::reactor::socket::listener::Seat;
 use crate::reactor::socket::options::StreamOptions;
+use crate::reactor::socket::seats::Seat;
 use crate::reactor::table::Id;
 use crate::reactor::threads::mailbox::Mailbox;
 use crate::reactor::threads::stream_handle::Handle;
@@ -96,7 +96,7 @@ pub(in crate::reactor) struct Link {
     pub(in crate::reactor) phase_timer: Option<Instant>,
     pub(in crate::reactor) retry_timer: Option<Instant>,
     /// The place at the server's table, given back on drop.
-    pub(in crate::reactor) _seat: Option<Seat>,
+    pub(in crate::reactor) seat: Option<Seat>,
 }
 
 impl Link {
@@ -140,7 +140,7 @@ impl Link {
             handler_timer: None,
             phase_timer: None,
             retry_timer: None,
-            _seat: seat,
+            seat,
         }
     }
 

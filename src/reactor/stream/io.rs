@@ -130,7 +130,7 @@ impl Io<'_> {
 
     /// This side's address.
     pub fn local_addr(&self) -> std::io::Result<Address> {
-        self.link.socket.local_addr().map(|address| Address::from_sock_addr(&address))
+        self.link.socket.local_addr().map(|address| Address::from_sock_addr(&address).to_canonical())
     }
 
     /// The socket, for options that have no method here. Reading or writing it breaks the connection.

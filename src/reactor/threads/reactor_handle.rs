@@ -7,6 +7,9 @@ use crate::reactor::Reactor;
 use std::fmt;
 use std::sync::Arc;
 
+/// Something that one thread has a reactor do.
+pub(crate) type SentAction = Box<dyn FnOnce(&mut Reactor) + Send>;
+
 /// Hands work to a reactor from any thread, and reads its counters. Cheap to clone.
 #[derive(Clone)]
 pub struct ReactorHandle {
@@ -23,6 +26,14 @@ impl ReactorHandle {
     /// comes to it, `action` is dropped.
     pub fn run(&self, action: impl FnOnce(&mut Reactor) + Send + 'static) -> Result<()> {
         self.mailbox.post(Command::Run(Box::new(action))).map_err(|_| Error::Stopped)
+    }
+
+    /// The same, for something that is not to be lost when the reactor has stopped.
+    pub(crate) fn run_or_give_back(&self, action: SentAction) -> Result<(), SentAction> {
+        match self.mailbox.post(Command::Run(action)) {
+            Err(Command::Run(action)) => Err(action),
+            _ => Ok(()),
+        }
     }
 
     /// Ends the reactor's wait, the current one or the next.

@@ -9,7 +9,7 @@ pub(super) mod tasks;
 use crate::codec::{Protocol, Request, RequestRef, Response};
 use crate::error::Result;
 use crate::net::{self, Runtime};
-use crate::reactor::{Address, ToAddresses};
+use crate::reactor::{Address, Incoming, ToAddresses};
 use crate::rpc::options::ServerOptions;
 use crate::rpc::{Reply, Service};
 use responder::Responder;
@@ -17,9 +17,10 @@ use std::future::Future;
 use std::sync::Arc;
 use tasks::Spawning;
 
-/// A request-response server on all reactors of a runtime. Dropping it changes nothing: it serves until it is closed or its
-/// runtime stops.
+/// A request-response server on all reactors of a runtime. Dropping it stops accepting, as with [`net::Server`]; connections
+/// that were accepted live on.
 #[derive(Debug)]
+#[must_use = "a server that is dropped stops accepting; `detach` it to let it serve on"]
 pub struct Server(net::Server);
 
 impl Server {
@@ -47,7 +48,8 @@ impl Server {
         make: impl Fn(&Address) -> S + Send + Sync + 'static,
     ) -> Result<Self> {
         let each = options.clone();
-        let accept = move |peer: &Address| Responder::new(&protocol, make(peer), each.clone());
+        let accept =
+            move |incoming: &Incoming<'_>| Responder::new(&protocol, make(incoming.peer()), each.clone());
         runtime.listen_with(&options.listen, address, accept).map(Server)
     }
 
@@ -77,7 +79,12 @@ impl Server {
         self.0.connections()
     }
 
-    /// Stops accepting. Connections that were accepted live on.
+    /// Lets it serve on without being held, until its runtime stops.
+    pub fn detach(self) {
+        self.0.detach();
+    }
+
+    /// Stops accepting. Connections that were accepted live on. The same as dropping it.
     pub fn close(self) {
         self.0.close();
     }

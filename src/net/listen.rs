@@ -1,0 +1,161 @@
+//! Listening on all reactors.
+
+use super::pending::Pending;
+use super::runtime::Runtime;
+use super::server::{Server, Starting};
+use crate::error::{Error, Result};
+use crate::reactor::{
+    Accepted, Address, Bound, Incoming, ListenOptions, ReactorHandle, Seats, SentAction, Share, ToAddresses,
+    bind_all,
+};
+use std::sync::Arc;
+
+impl Runtime {
+    /// Listens on `address` on all reactors. `accept` makes the handler of each connection, on the connection's reactor, or
+    /// refuses it; see [`Accepted`].
+    ///
+    /// A name with several addresses, such as `localhost`, is listened on at each of them that this machine has, all with the
+    /// same port.
+    ///
+    /// Waits for the reactors; on a reactor's own thread this is [`Error::OnReactorThread`].
+    pub fn listen<A: Accepted>(
+        &self,
+        address: impl ToAddresses,
+        accept: impl Fn(&Incoming<'_>) -> A + Send + Sync + 'static,
+    ) -> Result<Server> {
+        self.listen_with(&ListenOptions::default(), address, accept)
+    }
+
+    /// Listens on `address` with options.
+    pub fn listen_with<A: Accepted>(
+        &self,
+        options: &ListenOptions,
+        address: impl ToAddresses,
+        accept: impl Fn(&Incoming<'_>) -> A + Send + Sync + 'static,
+    ) -> Result<Server> {
+        Error::if_on_reactor_thread(
+            "Runtime::listen",
+            "use `Runtime::listen_async`, or `Io::defer` or `ReactorHandle::run` with the reactor's own `listen`",
+        )?;
+        self.listen_async(options, address, accept).wait()
+    }
+
+    /// Listens on `address` without waiting for the reactors. The sockets are bound before this returns; a name is looked up
+    /// by the system, which may take its time, so give addresses where that matters.
+    ///
+    /// If the result is dropped, so is the server, and accepts no more.
+    pub fn listen_async<A: Accepted>(
+        &self,
+        options: &ListenOptions,
+        address: impl ToAddresses,
+        accept: impl Fn(&Incoming<'_>) -> A + Send + Sync + 'static,
+    ) -> Pending<Server> {
+        self.begin_to_listen(options, address, Arc::new(accept))
+            .unwrap_or_else(|error| Pending::done(Err(error)))
+    }
+
+    fn begin_to_listen<A: Accepted>(
+        &self,
+        options: &ListenOptions,
+        address: impl ToAddresses,
+        accept: Arc<impl Fn(&Incoming<'_>) -> A + Send + Sync + 'static>,
+    ) -> Result<Pending<Server>> {
+        options.check()?;
+        let reactors = self.live_reactors()?;
+        // For each reactor, the sockets that it serves.
+        let mut sockets: Vec<Vec<Bound>> = reactors.iter().map(|_| Vec::new()).collect();
+        let shares = reactors.len() > 1;
+        let first = bind_all(&address.to_addresses()?, options, &|address| {
+            (shares && spreads(address)).then(|| Share { first: true, cpu: self.core(reactors[0]) })
+        })?;
+        let addresses: Vec<Address> = first.iter().map(|bound| bound.address.clone()).collect();
+        // Where the kernel does not spread them, the first reactor hands them round.
+        for address in addresses.iter().filter(|address| shares && spreads(address)) {
+            for (sockets, reactor) in sockets.iter_mut().zip(&reactors).skip(1) {
+                let share = Some(Share { first: false, cpu: self.core(*reactor) });
+                // They join the first one where that ended up.
+                sockets.extend(bind_all(std::slice::from_ref(address), options, &|_| share)?);
+            }
+        }
+        sockets[0] = first;
+        let server = Server::new(addresses, Seats::new(options.connections), self);
+        Ok(self.serve(options, server, &reactors, sockets, accept))
+    }
+
+    fn serve<A: Accepted>(
+        &self,
+        options: &ListenOptions,
+        server: Server,
+        reactors: &[usize],
+        sockets: Vec<Vec<Bound>>,
+        accept: Arc<impl Fn(&Incoming<'_>) -> A + Send + Sync + 'static>,
+    ) -> Pending<Server> {
+        let seats = server.seats().clone();
+        let round = Round::new(reactors.iter().map(|index| self.reactor(*index).clone()).collect());
+        let (parts, pending) = Starting::begin(server, reactors.len());
+        for ((index, sockets), part) in reactors.iter().zip(sockets).zip(parts) {
+            let (options, seats, accept, round) =
+                (options.clone(), seats.clone(), accept.clone(), round.clone());
+            // A reactor that has ended drops its part, which counts as its failure.
+            let _ = self.reactor(*index).run(move |reactor| {
+                let served = sockets.into_iter().try_for_each(|bound| {
+                    let (accept, seats) = (accept.clone(), seats.clone());
+                    if round.is_alone() || spreads(&bound.address) {
+                        reactor.serve(bound, &options, seats, move |incoming| accept(incoming))?;
+                    } else {
+                        round.clone().serve(reactor, bound, &options, seats, accept)?;
+                    }
+                    Ok(())
+                });
+                part.finish(served);
+            });
+        }
+        pending
+    }
+}
+
+/// Whether the kernel spreads the connections of several sockets at this address.
+fn spreads(address: &Address) -> bool {
+    cfg!(target_os = "linux") && matches!(address, Address::Tcp(_))
+}
+
+/// The reactors that get connections in turn.
+#[derive(Clone)]
+struct Round(Arc<[ReactorHandle]>);
+
+impl Round {
+    fn new(reactors: Vec<ReactorHandle>) -> Self {
+        Round(reactors.into())
+    }
+
+    fn is_alone(&self) -> bool {
+        self.0.len() == 1
+    }
+
+    /// One reactor accepts and hands connections to all in turn.
+    fn serve<A: Accepted>(
+        self,
+        reactor: &mut crate::Reactor,
+        bound: Bound,
+        options: &ListenOptions,
+        seats: Arc<Seats>,
+        accept: Arc<impl Fn(&Incoming<'_>) -> A + Send + Sync + 'static>,
+    ) -> Result<()> {
+        let (mut turn, stream) = (0, options.stream.clone());
+        let share_out = move |socket, peer, seat| {
+            let (accept, stream) = (accept.clone(), stream.clone());
+            let mut adopt: SentAction = Box::new(move |reactor| {
+                reactor.adopt_from_elsewhere(socket, peer, stream, |incoming| accept(incoming), seat);
+            });
+            // One that has ended gives it back, for the next one. This reactor is among them and has not.
+            for _ in 0..self.0.len() {
+                turn = (turn + 1) % self.0.len();
+                match self.0[turn].run_or_give_back(adopt) {
+                    Ok(()) => return,
+                    Err(back) => adopt = back,
+                }
+            }
+        };
+        reactor.accept_for_others(bound, options, seats, share_out).map(drop)
+    }
+}
