@@ -1,8 +1,8 @@
 //! How many items a second many threads hand over to one consumer, which adds them up.
 //!
 //! A measurement runs from the moment that all producing threads are let go until the consumer has the last item;
-//! threads are started before. What may be outstanding is bounded everywhere, though not equally: a channel holds
-//! 16384 items in all, a batcher 8192 in each lane, and has a lane for each producer.
+//! threads are started before. As many items may be outstanding everywhere: [`LANE`] for each producer. Every consumer takes what
+//! is there, up to [`BATCH`] items, adds it up and counts it once.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -27,8 +27,8 @@ const SHARED: u64 = 20_000;
 const PEERS: u64 = 2_000;
 
 const BATCH: usize = 10_000;
-/// What a channel may hold, in items.
-const CHANNEL: usize = 16_384;
+/// Items that may be outstanding for each producer: what a batcher's lane holds unless told otherwise.
+const LANE: usize = 8_192;
 
 /// Runs `threads` producers, each with a push function of its own, and waits until `received` counts everything.
 /// How long that took.
@@ -76,6 +76,21 @@ fn batcher(received: &Arc<AtomicU64>) -> Batcher<u64> {
     Batcher::builder().batch(BATCH).spawn(add).expect("a thread")
 }
 
+/// A channel's consumer: waits for an item, takes what else is there, and so on until the channel ends.
+fn consume(
+    received: &AtomicU64,
+    mut wait: impl FnMut() -> Option<u64>,
+    mut take: impl FnMut(usize, &mut Vec<u64>),
+) {
+    let (mut items, mut sum) = (Vec::with_capacity(BATCH), 0);
+    while let Some(first) = wait() {
+        items.push(first);
+        take(BATCH - 1, &mut items);
+        add_up(&items, &mut sum, received);
+        items.clear();
+    }
+}
+
 type Group<'a> = BenchmarkGroup<'a, WallTime>;
 
 fn lanes(group: &mut Group<'_>, threads: u64) {
@@ -109,11 +124,11 @@ fn shared(group: &mut Group<'_>, threads: u64) {
 
 fn mpsc_bounded(group: &mut Group<'_>, threads: u64) {
     let received = Arc::new(AtomicU64::new(0));
-    let (sender, receiver) = mpsc::sync_channel::<u64>(CHANNEL);
+    let (sender, receiver) = mpsc::sync_channel::<u64>(LANE * threads as usize);
     let count = Arc::clone(&received);
     let consumer = thread::spawn(move || {
-        let mut sum = 0;
-        receiver.iter().for_each(|item| add_up(&[item], &mut sum, &count));
+        let wait = || receiver.recv().ok();
+        consume(&count, wait, |most, items| items.extend(receiver.try_iter().take(most)));
     });
     group.throughput(Throughput::Elements(items(threads, PEERS)));
     group.bench_function(format!("std-mpsc/{threads}"), |bencher| {
@@ -130,11 +145,11 @@ fn mpsc_bounded(group: &mut Group<'_>, threads: u64) {
 
 fn crossbeam(group: &mut Group<'_>, threads: u64) {
     let received = Arc::new(AtomicU64::new(0));
-    let (sender, receiver) = crossbeam_channel::bounded::<u64>(CHANNEL);
+    let (sender, receiver) = crossbeam_channel::bounded::<u64>(LANE * threads as usize);
     let count = Arc::clone(&received);
     let consumer = thread::spawn(move || {
-        let mut sum = 0;
-        receiver.iter().for_each(|item| add_up(&[item], &mut sum, &count));
+        let wait = || receiver.recv().ok();
+        consume(&count, wait, |most, items| items.extend(receiver.try_iter().take(most)));
     });
     group.throughput(Throughput::Elements(items(threads, PEERS)));
     group.bench_function(format!("crossbeam-channel/{threads}"), |bencher| {
@@ -150,11 +165,11 @@ fn crossbeam(group: &mut Group<'_>, threads: u64) {
 
 fn flume(group: &mut Group<'_>, threads: u64) {
     let received = Arc::new(AtomicU64::new(0));
-    let (sender, receiver) = flume::bounded::<u64>(CHANNEL);
+    let (sender, receiver) = flume::bounded::<u64>(LANE * threads as usize);
     let count = Arc::clone(&received);
     let consumer = thread::spawn(move || {
-        let mut sum = 0;
-        receiver.iter().for_each(|item| add_up(&[item], &mut sum, &count));
+        let wait = || receiver.recv().ok();
+        consume(&count, wait, |most, items| items.extend(receiver.try_iter().take(most)));
     });
     group.throughput(Throughput::Elements(items(threads, PEERS)));
     group.bench_function(format!("flume/{threads}"), |bencher| {

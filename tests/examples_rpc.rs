@@ -48,9 +48,36 @@ fn assert_rates(experiment: &str, connections: u64, size: Option<u64>, options: 
     for row in &rows {
         assert_eq!((&row["experiment"], &row["connections"]), (&experiment.into(), &connections.into()));
         assert!(size.is_none_or(|size| row["size"] == size), "{row}");
-        assert!(is_figure(row, "messages_per_s") && is_figure(row, "gbit_per_s"), "{row}");
-        assert!(row["p50_us"].is_null() && row["baseline_messages_per_s"].is_null(), "{row}");
+        for name in ["messages_per_s", "gbit_per_s", "cores", "baseline_messages_per_s", "ratio"] {
+            assert!(is_figure(row, name), "{name} in {row}");
+        }
+        assert!(row["p50_us"].is_null() && row["spread"].is_number(), "{row}");
+        assert_one_way(row, "");
+        assert_one_way(row, "baseline_");
     }
+}
+
+/// What is moved in one direction, not both directions together.
+fn assert_one_way(row: &Value, whose: &str) {
+    let figure = |name: &str| row[format!("{whose}{name}")].as_f64().unwrap();
+    let bits = figure("messages_per_s") * row["size"].as_f64().unwrap() * 8.0;
+    assert!((figure("gbit_per_s") * 1e9 / bits - 1.0).abs() < 1e-6, "{row}");
+}
+
+/// How many make requests, and on how many threads of their own.
+fn assert_made_by(options: &[&str], producers: Option<u64>, threads: Option<u64>) {
+    let always = ["--seconds", "0.1", "--json", "--reactors", "2", "--experiment", "echo4"];
+    for row in rows(&loopback(&[&always[..], options].concat())) {
+        assert_eq!((row["producers"].as_u64(), row["threads"].as_u64()), (producers, threads), "{row}");
+    }
+}
+
+#[test]
+fn a_row_says_who_made_the_requests() {
+    assert_made_by(&["--connections", "3", "--producers", "7"], Some(7), Some(2));
+    assert_made_by(&["--connections", "3", "--producers", "7", "--drive", "threads"], Some(7), Some(7));
+    assert_made_by(&["--connections", "3", "--producers", "7", "--drive", "shared"], Some(7), Some(7));
+    assert_made_by(&["--connections", "3", "--drive", "reactor"], None, None);
 }
 
 #[test]
@@ -91,10 +118,14 @@ fn latency_is_measured_at_each_rate() {
     assert_eq!(rows.len(), 3 * trochus::Backend::available().len());
     for row in &rows {
         assert_eq!((&row["connections"], &row["size"]), (&16.into(), &64.into()));
-        for name in ["messages_per_s", "p50_us", "p99_us"] {
+        let times = ["p50_us", "p99_us", "p999_us", "max_us"];
+        let rest =
+            ["messages_per_s", "late_p50_us", "late_p99_us", "baseline_p99_us", "baseline_late_p99_us"];
+        for name in times.iter().chain(&rest) {
             assert!(is_figure(row, name), "{name} in {row}");
         }
-        assert!(row["p50_us"].as_f64() <= row["p99_us"].as_f64(), "{row}");
+        assert!(times.is_sorted_by(|a, b| row[a].as_f64() <= row[b].as_f64()), "{row}");
+        assert_one_way(row, "");
     }
 }
 
@@ -113,7 +144,7 @@ fn presets_are_measured() {
 #[test]
 fn what_is_impossible_is_refused() {
     let wrong: [(&[&str], &str); 3] = [
-        (&["--drive", "sideways"], "`producers`, `reactor` or `shared`"),
+        (&["--drive", "sideways"], "`producers`, `threads`, `reactor` or `shared`"),
         (&["--producers", "0"], "at least 1"),
         (&["--experiment", "echo4", "--producers", "1025"], "1024 producers"),
     ];

@@ -38,7 +38,12 @@ fn rate(value: f64) -> String {
 fn label(row: &Value) -> String {
     let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
     let busy = if row["busy_poll"] == "on" { ", busy polling" } else { "" };
-    let drive = row["drive"].as_str().map_or(String::new(), |drive| format!(", {drive}"));
+    let drive = match (row["drive"].as_str(), number(row, "producers"), number(row, "threads")) {
+        (Some("reactor"), ..) => ", by the reactors".to_owned(),
+        (Some("shared"), _, Some(threads)) => format!(", {threads} threads, one handle"),
+        (Some(_), Some(producers), Some(threads)) => format!(", {producers} producers on {threads} threads"),
+        _ => String::new(),
+    };
     let target =
         number(row, "target_per_s").map_or(String::new(), |target| format!(", {}/s asked for", rate(target)));
     format!("{} × {}{drive}{target}{busy}", text("experiment"), row["connections"])
@@ -46,8 +51,8 @@ fn label(row: &Value) -> String {
 
 fn table(rows: &[Value]) -> String {
     let mut table = String::from(
-        "| experiment × connections | bytes | backend | messages/s | Gbit/s | p50 µs | p99 µs | plain sockets | ratio |\n\
-         | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+        "| experiment × connections | bytes | backend | messages/s | Gbit/s | ± % | p50 µs | p99 µs | p99.9 µs | plain sockets | ratio |\n\
+         | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     );
     let cell = |value: Option<String>| value.unwrap_or_else(|| "–".to_owned());
     for row in rows {
@@ -58,14 +63,16 @@ fn table(rows: &[Value]) -> String {
         };
         writeln!(
             table,
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             label(row),
             row["size"],
             row["backend"].as_str().unwrap_or_default(),
             cell(number(row, "messages_per_s").map(rate)),
             cell(number(row, "gbit_per_s").map(|gbit| format!("{gbit:.1}"))),
+            cell(number(row, "spread").map(|spread| format!("{:.0}", spread * 50.0))),
             cell(number(row, "p50_us").map(|time| format!("{time:.0}"))),
             cell(number(row, "p99_us").map(|time| format!("{time:.0}"))),
+            cell(number(row, "p999_us").map(|time| format!("{time:.0}"))),
             cell(baseline),
             cell(number(row, "ratio").map(|ratio| format!("{ratio:.2}"))),
         )
@@ -77,7 +84,7 @@ fn table(rows: &[Value]) -> String {
 /// What each preset is good for, and what it costs.
 fn presets(rows: &[Value]) -> String {
     let mut table = String::from(
-        "| preset | backend | one request at a time, 1/s | p50 µs | cores | 10 k/s: p50 µs | p99 µs | cores | 512 producers, 1/s |\n\
+        "| preset | backend | one request at a time, 1/s | p50 µs | cores | 10 k/s: p50 µs | p99 µs | cores | 512 producers on 2 threads, 1/s |\n\
          | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     );
     for preset in ["throughput", "balanced", "latency"] {

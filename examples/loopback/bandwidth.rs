@@ -5,7 +5,7 @@ use crate::experiment::Experiment;
 use crate::options::Options;
 use crate::pattern::Pattern;
 use crate::report::{Progress, Report, Row, Unit};
-use crate::rounds::{Sample, Slice, Subject, compare};
+use crate::rounds::{Sample, Slice, Subject, Summary, compare};
 use crate::stream::{Outcome, StreamClient};
 use crate::watch::Watch;
 use crate::wire::{Hello, Mode};
@@ -115,7 +115,7 @@ fn client(
         let bytes_per_s = Some(bytes as f64 / start.elapsed().as_secs_f64());
         runtime.shutdown(connections::PATIENCE)?;
         let row = Row::new(options, plan.name(), plan.connections, plan.size, backend);
-        report(row.measured(&Sample { bytes_per_s, ..Sample::default() }));
+        report(row.measured(&Summary::from(&Sample { bytes_per_s, ..Sample::default() })));
     }
     Ok(())
 }

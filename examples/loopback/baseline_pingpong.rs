@@ -20,7 +20,7 @@ const WARMING_UP: u8 = 0;
 const MEASURING: u8 = 1;
 const STOPPING: u8 = 2;
 
-/// How soon a loop with nothing to do notices that the time is up.
+/// How soon a loop with nothing to do notices that the time is up, if it sleeps.
 const GLANCE: Duration = Duration::from_millis(20);
 
 #[derive(Default)]
@@ -45,7 +45,7 @@ pub(crate) fn measure(
                 if !cores.is_empty() {
                     core_affinity::set_for_current(cores[index % cores.len()]);
                 }
-                let result = run(ends, shared);
+                let result = run(ends, shared, options.polls_busily());
                 result.inspect_err(|_| shared.phase.store(STOPPING, Ordering::Relaxed))
             })
         };
@@ -84,7 +84,10 @@ fn share_out(options: &Options, plan: &Plan) -> io::Result<Vec<Vec<End>>> {
 }
 
 /// A thread's event loop. Gives the round trips of its clients while they were measured.
-fn run(mut ends: Vec<End>, shared: &Shared) -> io::Result<Latencies> {
+///
+/// With `busily` it never sleeps, as reactors with `--busy-poll` do not.
+fn run(mut ends: Vec<End>, shared: &Shared, busily: bool) -> io::Result<Latencies> {
+    let timeout = if busily { Duration::ZERO } else { GLANCE };
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(1024);
     let mut latencies = Latencies::new();
@@ -95,7 +98,7 @@ fn run(mut ends: Vec<End>, shared: &Shared) -> io::Result<Latencies> {
     }
     let mut measuring = false;
     loop {
-        if let Err(error) = poll.poll(&mut events, Some(GLANCE))
+        if let Err(error) = poll.poll(&mut events, Some(timeout))
             && error.kind() != ErrorKind::Interrupted
         {
             return Err(error);
@@ -107,6 +110,10 @@ fn run(mut ends: Vec<End>, shared: &Shared) -> io::Result<Latencies> {
                 latencies = Latencies::new();
             }
             _ => {}
+        }
+        if busily && events.is_empty() {
+            // As a reactor that looks for work does: whoever else wants this core may have it.
+            thread::yield_now();
         }
         for event in &events {
             let end = &mut ends[event.token().0];

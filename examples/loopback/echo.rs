@@ -8,11 +8,10 @@ use crate::report::{Progress, Report};
 use crate::requests::{Drive, Plan, Shape, run};
 use crate::{Result, requests};
 use trochus::codec::{Decode, DecodeError, Decoded, Encode, EncodeError, Int32};
-use trochus::rpc::Reply;
 
 pub(crate) const ECHO4: Experiment = Experiment {
     name: "echo4",
-    about: "int32 requests, a producer for each of 512 connections; or --drive reactor",
+    about: "int32 requests over 512 connections, by a producer for each; or --drive reactor, threads",
     run: echo4,
     client: None,
 };
@@ -96,19 +95,20 @@ impl Load for Numbers {
         number(producer, count)
     }
 
+    /// The next number: with the same one, decoding and encoding could cancel each other out.
     #[inline]
-    fn serve(request: i32, reply: Reply<i32>) {
-        reply.send(request);
+    fn answer(request: i32) -> i32 {
+        request.wrapping_add(1)
     }
 
     #[inline]
     fn producer(response: &i32) -> u32 {
-        *response as u32 >> COUNT_BITS
+        response.wrapping_sub(1) as u32 >> COUNT_BITS
     }
 
     #[inline]
     fn is_right(&self, producer: u32, count: u64, response: &i32) -> bool {
-        *response == number(producer, count)
+        *response == number(producer, count).wrapping_add(1)
     }
 }
 
@@ -199,8 +199,8 @@ impl Load for Records {
     }
 
     #[inline]
-    fn serve(request: Record<&Content>, reply: Reply<Record<Content>>) {
-        reply.send(RecordCodec::into_owned(request));
+    fn answer(request: Record<&Content>) -> Record<Content> {
+        RecordCodec::into_owned(request)
     }
 
     #[inline]

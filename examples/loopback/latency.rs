@@ -34,18 +34,38 @@ impl Latencies {
         self.0.add(&other.0).expect("both have the same bounds");
     }
 
-    /// What `time` of round trips of two messages of `size` bytes each amounts to.
-    pub(crate) fn sample(&self, time: Duration, size: usize) -> Sample {
+    /// What `time` of round trips of messages of `size` bytes amounts to.
+    pub(crate) fn sample(self, time: Duration, size: usize) -> Sample {
         let rate = self.0.len() as f64 / time.as_secs_f64();
-        let quantile = |q| Some(self.0.value_at_quantile(q) as f64 / 1e3).filter(|_| !self.0.is_empty());
         Sample {
             messages_per_s: Some(rate),
-            bytes_per_s: Some(rate * 2.0 * size as f64),
-            p50_us: quantile(0.50),
-            p99_us: quantile(0.99),
+            bytes_per_s: Some(rate * size as f64),
+            latencies: Some(self),
             ..Sample::default()
         }
     }
+
+    /// The quantiles of all of these together, so that a bad slice shows; `None` if there is nothing in them.
+    pub(crate) fn all<'a>(of: impl Iterator<Item = &'a Latencies>) -> Option<Quantiles> {
+        let mut sum = Latencies::new();
+        of.for_each(|latencies| sum.merge(latencies));
+        let us = |time: u64| time as f64 / 1e3;
+        (!sum.0.is_empty()).then(|| Quantiles {
+            p50_us: us(sum.0.value_at_quantile(0.50)),
+            p99_us: us(sum.0.value_at_quantile(0.99)),
+            p999_us: us(sum.0.value_at_quantile(0.999)),
+            max_us: us(sum.0.max()),
+        })
+    }
+}
+
+/// In microseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Quantiles {
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) p999_us: f64,
+    pub(crate) max_us: f64,
 }
 
 /// Records a round trip on this reactor.

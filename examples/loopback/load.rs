@@ -1,7 +1,6 @@
 //! What the request-response experiments send, and how each response is checked.
 
-use trochus::codec::{Protocol, Request, Response, ResponseRef};
-use trochus::rpc::Reply;
+use trochus::codec::{Protocol, Request, RequestRef, Response, ResponseRef};
 
 /// The messages of an experiment. Each tells by its content who made it and which one it is.
 pub(crate) trait Load: Clone + Send + Sync + 'static {
@@ -15,8 +14,8 @@ pub(crate) trait Load: Clone + Send + Sync + 'static {
     /// The request with this number of this producer.
     fn request(&self, producer: u32, number: u64) -> Request<Self::Protocol>;
 
-    /// What the server does: it answers with what it was asked.
-    fn serve(request: trochus::codec::RequestRef<'_, Self::Protocol>, reply: Reply<Response<Self::Protocol>>);
+    /// What the server answers.
+    fn answer(request: RequestRef<'_, Self::Protocol>) -> Response<Self::Protocol>;
 
     /// Which producer made the request of this response, if its content is to be trusted.
     fn producer(response: &ResponseRef<'_, Self::Protocol>) -> u32;

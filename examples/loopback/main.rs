@@ -4,6 +4,8 @@
 
 mod bandwidth;
 mod baseline_pingpong;
+mod baseline_rated;
+mod baseline_requests;
 mod baseline_stream;
 mod connections;
 mod echo;

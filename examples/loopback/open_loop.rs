@@ -1,21 +1,22 @@
 //! `latency`: requests that come when they come, whether or not those before them are answered.
 
 use crate::experiment::Experiment;
+use crate::latency::Latencies;
 use crate::load::{Check, Load};
 use crate::options::Options;
 use crate::pattern::Pattern;
 use crate::preset::Preset;
 use crate::report::{Progress, Report, Row, Unit};
 use crate::requests::{Ending, Total, serve};
-use crate::rounds::{Sample, Slice, take_turns};
-use crate::{Result, connections::PATIENCE, latency};
+use crate::rounds::{Sample, Slice, Subject, compare};
+use crate::{Result, baseline_rated, connections::PATIENCE, latency};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 use trochus::codec::{FixedSize, Records};
 use trochus::net::StreamOptions;
-use trochus::rpc::{Caller, Client, ClientOptions, Reply, Requests, Unfinished};
+use trochus::rpc::{Caller, Client, ClientOptions, Requests, Unfinished};
 use trochus::{Backend, Runtime};
 
 pub(crate) const LATENCY: Experiment = Experiment {
@@ -30,15 +31,22 @@ const RATES: [u32; 3] = [10_000, 100_000, 1_000_000];
 
 fn run(options: &Options, progress: &mut Progress, report: Report<'_>) -> Result<()> {
     let connections = options.connections.unwrap_or(CONNECTIONS);
-    let pattern = Pattern::new();
+    let load = Messages(Pattern::new());
     for rate in RATES {
-        let medians = take_turns(options, |backend, slice| {
-            measure(options, backend, &pattern, connections, rate, slice, progress)
+        let compared = compare(options, |subject, slice| {
+            // Late enough that all connections are there by then.
+            let schedule = Schedule { start: Instant::now() + Duration::from_millis(20), rate, connections };
+            match subject {
+                Subject::Trochus(backend) => measure(options, backend, &load, schedule, slice, progress),
+                Subject::Baseline => {
+                    baseline_rated::measure(options, &load, schedule, Message::SIZE, slice, progress)
+                }
+            }
         })?;
-        for (backend, sample) in medians {
-            let mut row = Row::new(options, LATENCY.name, connections, Message::SIZE, backend);
+        for compared in &compared {
+            let mut row = Row::new(options, LATENCY.name, connections, Message::SIZE, compared.backend);
             row.target_per_s = Some(f64::from(rate));
-            report(row.measured(&sample));
+            report(row.compared(compared));
         }
     }
     Ok(())
@@ -47,18 +55,15 @@ fn run(options: &Options, progress: &mut Progress, report: Report<'_>) -> Result
 fn measure(
     options: &Options,
     backend: Backend,
-    pattern: &Pattern,
-    connections: usize,
-    rate: u32,
+    load: &Messages,
+    schedule: Schedule,
     slice: Slice,
     progress: &mut Progress,
 ) -> Result<Sample> {
+    let connections = schedule.connections;
     let runtime = options.runtime(backend, options.reactors, 0).build()?;
-    let load = Messages(pattern.clone());
-    let server = serve(&runtime, &load, StreamOptions::new())?;
+    let server = serve(&runtime, load, StreamOptions::new())?;
     let (told, outcomes) = mpsc::channel();
-    // Late enough that all connections are there by then.
-    let schedule = Schedule { start: Instant::now() + Duration::from_millis(20), rate, connections };
     let connect = |connection: usize| {
         let check = Check::new(load.clone(), connection, connections, connections);
         let ending = Ending::new(connection, told.clone());
@@ -70,19 +75,26 @@ fn measure(
     let clients = (0..connections).map(connect).collect::<trochus::Result<Vec<_>>>()?;
     let stop = AtomicBool::new(false);
     let (sent, measured) = thread::scope(|scope| {
-        let source = scope.spawn(|| send(schedule, &load, &clients, &stop));
+        let source = scope.spawn(|| {
+            let mut producers: Vec<_> = clients.iter().map(Client::producer).collect();
+            let push = |connection: usize, number| {
+                let request = load.request(connection as u32, number);
+                producers[connection].push(request).map_err(|error| error.to_string())
+            };
+            make_when_due(schedule, slice.warm_up, &stop, push, || Ok(()))
+        });
         let measured = observe(&runtime, schedule, slice, &backend.to_string(), progress);
         stop.store(true, Ordering::Relaxed);
         (source.join().expect("the thread does not panic"), measured)
     });
-    let (sent, (latencies, time)) = (sent?, measured?);
+    let (made, (latencies, time)) = (sent?, measured?);
     drop(clients);
     let total = Total::wait(&outcomes, connections)?;
-    if total.responses != sent {
-        return Err(format!("{sent} requests, but {} responses", total.responses).into());
+    if total.responses != made.requests {
+        return Err(format!("{} requests, but {} responses", made.requests, total.responses).into());
     }
     runtime.shutdown(PATIENCE)?;
-    Ok(latencies.sample(time, Message::SIZE))
+    Ok(Sample { lateness: Some(made.lateness), ..latencies.sample(time, Message::SIZE) })
 }
 
 /// What was answered after the warm-up, and within which time.
@@ -92,7 +104,7 @@ fn observe(
     slice: Slice,
     who: &str,
     progress: &mut Progress,
-) -> Result<(latency::Latencies, Duration)> {
+) -> Result<(Latencies, Duration)> {
     let answered = || runtime.metrics().received_bytes / (2 * Message::SIZE as u64);
     let until_start = schedule.start.saturating_duration_since(Instant::now());
     progress.wait(until_start + slice.warm_up, who, Unit::Messages, answered);
@@ -104,11 +116,11 @@ fn observe(
 
 /// When each request is due. They go to the connections in turn.
 #[derive(Clone, Copy, Debug)]
-struct Schedule {
-    start: Instant,
+pub(crate) struct Schedule {
+    pub(crate) start: Instant,
     /// A second.
-    rate: u32,
-    connections: usize,
+    pub(crate) rate: u32,
+    pub(crate) connections: usize,
 }
 
 impl Schedule {
@@ -118,7 +130,7 @@ impl Schedule {
     }
 
     /// Of the request with this number on that connection.
-    fn due_on(&self, connection: usize, number: u64) -> Instant {
+    pub(crate) fn due_on(&self, connection: usize, number: u64) -> Instant {
         self.due(number * self.connections as u64 + connection as u64)
     }
 
@@ -131,27 +143,49 @@ impl Schedule {
     }
 }
 
+/// What a generator did.
+pub(crate) struct Made {
+    pub(crate) requests: u64,
+    /// Since the warm-up: how long after it was due each request was made.
+    pub(crate) lateness: Latencies,
+}
+
 /// Makes each request when it is due, or as soon after that as the thread gets to run: what was missed is made up for, and
-/// its latency counts from when it was due. How many there were.
-fn send(
+/// its latency counts from when it was due. `flush` is called behind all that were due at a time.
+pub(crate) fn make_when_due(
     schedule: Schedule,
-    load: &Messages,
-    clients: &[Client<Records<Message>>],
+    warm_up: Duration,
     stop: &AtomicBool,
-) -> Result<u64, String> {
-    let mut producers: Vec<_> = clients.iter().map(Client::producer).collect();
-    let mut index = 0;
+    mut make: impl FnMut(usize, u64) -> Result<(), String>,
+    mut flush: impl FnMut() -> Result<(), String>,
+) -> Result<Made, String> {
+    wake_up_promptly();
+    let mut made = Made { requests: 0, lateness: Latencies::new() };
+    let measured_from = schedule.start + warm_up;
     while !stop.load(Ordering::Relaxed) {
-        schedule.wait_for(index);
+        schedule.wait_for(made.requests);
         let now = Instant::now();
-        while schedule.due(index) <= now {
-            let connection = index as usize % producers.len();
-            let request = load.request(connection as u32, index / producers.len() as u64);
-            producers[connection].push(request).map_err(|error| error.to_string())?;
-            index += 1;
+        while schedule.due(made.requests) <= now {
+            let (connection, number) =
+                (made.requests as usize % schedule.connections, made.requests / schedule.connections as u64);
+            make(connection, number)?;
+            if now >= measured_from {
+                made.lateness.record(now - schedule.due(made.requests));
+            }
+            made.requests += 1;
         }
+        flush()?;
     }
-    Ok(index)
+    Ok(made)
+}
+
+/// Linux lets a sleeping thread oversleep by 50 µs unless asked not to.
+fn wake_up_promptly() {
+    #[cfg(target_os = "linux")]
+    {
+        // Where that fails, the lateness shows it.
+        let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+    }
 }
 
 struct Timed {
@@ -222,8 +256,8 @@ impl Load for Messages {
         Message { producer, number, content: self.content(producer, number) }
     }
 
-    fn serve(request: Message, reply: Reply<Message>) {
-        reply.send(request);
+    fn answer(request: Message) -> Message {
+        request
     }
 
     fn producer(response: &Message) -> u32 {

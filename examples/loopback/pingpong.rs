@@ -6,7 +6,7 @@ use crate::message::{Messages, SEQUENCE_BYTES};
 use crate::options::Options;
 use crate::pattern::{Pattern, WINDOW};
 use crate::report::{Progress, Report, Row, Unit};
-use crate::rounds::{Sample, Slice, Subject, compare};
+use crate::rounds::{Sample, Slice, Subject, Summary, compare};
 use crate::stream::{Outcome, Outcomes};
 use crate::watch::Watch;
 use crate::wire::{Hello, Mode};
@@ -97,7 +97,7 @@ fn client(options: &Options, server: &Address, progress: &mut Progress, report: 
             let sample = play(&runtime, server, &plan, &watch, slice, &backend.to_string(), progress)?;
             runtime.shutdown(connections::PATIENCE)?;
             let row = Row::new(options, PING_PONG.name, plan.connections, plan.size, backend);
-            report(row.measured(&sample));
+            report(row.measured(&Summary::from(&sample)));
         }
     }
     Ok(())

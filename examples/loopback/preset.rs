@@ -28,6 +28,11 @@ impl Preset {
         }
     }
 
+    /// Its reactors look for work for longer than any pause of these experiments.
+    pub(crate) fn polls_busily(self) -> bool {
+        self == Preset::Latency
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Preset::Throughput => "throughput",

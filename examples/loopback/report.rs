@@ -3,7 +3,7 @@
 use crate::experiment::EXPERIMENTS;
 use crate::options::Options;
 use crate::preset::Preset;
-use crate::rounds::{Compared, Sample};
+use crate::rounds::{Compared, Summary};
 use serde::Serialize;
 use std::fmt::Write;
 use std::thread;
@@ -27,18 +27,33 @@ pub(crate) struct Row {
     pub(crate) busy_poll: Option<&'static str>,
     /// Who made the requests, where that can be chosen.
     pub(crate) drive: Option<&'static str>,
+    /// How many of them, and on how many threads that are not reactors.
+    pub(crate) producers: Option<usize>,
+    pub(crate) threads: Option<usize>,
     /// Messages that were to be sent a second, where that is given.
     pub(crate) target_per_s: Option<f64>,
     pub(crate) messages_per_s: Option<f64>,
+    /// One way, of messages; `duplex` has both ways together.
     pub(crate) gbit_per_s: Option<f64>,
+    /// The fastest slice's rate less the slowest's, over the median, which is what stands here as the rate.
+    pub(crate) spread: Option<f64>,
+    /// Of all round trips together.
     pub(crate) p50_us: Option<f64>,
     pub(crate) p99_us: Option<f64>,
+    pub(crate) p999_us: Option<f64>,
+    pub(crate) max_us: Option<f64>,
+    /// How late requests were made that had to be made at a given time; the latencies count from that time.
+    pub(crate) late_p50_us: Option<f64>,
+    pub(crate) late_p99_us: Option<f64>,
     /// Processor time, of both ends, over time.
     pub(crate) cores: Option<f64>,
     pub(crate) baseline_messages_per_s: Option<f64>,
     pub(crate) baseline_gbit_per_s: Option<f64>,
     pub(crate) baseline_p50_us: Option<f64>,
     pub(crate) baseline_p99_us: Option<f64>,
+    pub(crate) baseline_p999_us: Option<f64>,
+    pub(crate) baseline_late_p99_us: Option<f64>,
+    pub(crate) baseline_cores: Option<f64>,
     /// Trochus over the baseline: of messages where there are messages, else of bytes.
     pub(crate) ratio: Option<f64>,
     /// Both ends of each connection were on one reactor.
@@ -62,26 +77,42 @@ impl Row {
             preset: options.preset.map(Preset::name),
             busy_poll: options.busy_poll_name(),
             drive: None,
+            producers: None,
+            threads: None,
             target_per_s: None,
             messages_per_s: None,
             gbit_per_s: None,
+            spread: None,
             p50_us: None,
             p99_us: None,
+            p999_us: None,
+            max_us: None,
+            late_p50_us: None,
+            late_p99_us: None,
             cores: None,
             baseline_messages_per_s: None,
             baseline_gbit_per_s: None,
             baseline_p50_us: None,
             baseline_p99_us: None,
+            baseline_p999_us: None,
+            baseline_late_p99_us: None,
+            baseline_cores: None,
             ratio: None,
             local: None,
         }
     }
 
-    pub(crate) fn measured(mut self, sample: &Sample) -> Self {
-        self.messages_per_s = sample.messages_per_s;
-        self.gbit_per_s = sample.bytes_per_s.map(gbit);
-        (self.p50_us, self.p99_us) = (sample.p50_us, sample.p99_us);
-        (self.cores, self.local) = (sample.cores, sample.local);
+    pub(crate) fn measured(mut self, summary: &Summary) -> Self {
+        self.messages_per_s = summary.messages_per_s;
+        self.gbit_per_s = summary.bytes_per_s.map(gbit);
+        self.spread = summary.spread;
+        if let Some(latency) = summary.latency {
+            (self.p50_us, self.p99_us) = (Some(latency.p50_us), Some(latency.p99_us));
+            (self.p999_us, self.max_us) = (Some(latency.p999_us), Some(latency.max_us));
+        }
+        self.late_p50_us = summary.lateness.map(|late| late.p50_us);
+        self.late_p99_us = summary.lateness.map(|late| late.p99_us);
+        (self.cores, self.local) = (summary.cores, summary.local);
         self
     }
 
@@ -89,7 +120,11 @@ impl Row {
         let mut row = self.measured(trochus);
         row.baseline_messages_per_s = baseline.messages_per_s;
         row.baseline_gbit_per_s = baseline.bytes_per_s.map(gbit);
-        (row.baseline_p50_us, row.baseline_p99_us) = (baseline.p50_us, baseline.p99_us);
+        row.baseline_p50_us = baseline.latency.map(|latency| latency.p50_us);
+        row.baseline_p99_us = baseline.latency.map(|latency| latency.p99_us);
+        row.baseline_p999_us = baseline.latency.map(|latency| latency.p999_us);
+        row.baseline_late_p99_us = baseline.lateness.map(|late| late.p99_us);
+        row.baseline_cores = baseline.cores;
         let ratio = |ours: Option<f64>, theirs: Option<f64>| Some(ours? / theirs?);
         row.ratio = ratio(trochus.messages_per_s, baseline.messages_per_s)
             .or_else(|| ratio(trochus.bytes_per_s, baseline.bytes_per_s));
@@ -104,6 +139,11 @@ impl Row {
 fn gbit(bytes_per_s: f64) -> f64 {
     bytes_per_s * 8.0 / 1e9
 }
+
+/// Between two lines of progress.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long something must have been counted before its rate is told.
+const MEANINGFUL: Duration = Duration::from_millis(200);
 
 /// A line a second on standard error, while something is measured.
 #[derive(Debug)]
@@ -128,10 +168,12 @@ impl Progress {
     pub(crate) fn wait(&mut self, time: Duration, who: &str, unit: Unit, count: impl Fn() -> u64) {
         let (start, before) = (Instant::now(), count());
         let end = start + time;
+        // What was counted within the first moments says little about a rate.
+        self.last = self.last.max((start + MEANINGFUL).checked_sub(EVERY).unwrap_or(start));
         while Instant::now() < end {
-            let next = end.min(self.last + Duration::from_secs(1));
+            let next = end.min(self.last + EVERY);
             thread::sleep(next.saturating_duration_since(Instant::now()));
-            if self.last.elapsed() >= Duration::from_secs(1) {
+            if self.last.elapsed() >= EVERY {
                 self.last = Instant::now();
                 let rate = (count() - before) as f64 / start.elapsed().as_secs_f64();
                 let rate = match unit {
@@ -156,9 +198,9 @@ pub(crate) fn experiments() -> String {
 /// All rows, under a heading.
 pub(crate) fn table(rows: &[Row]) -> String {
     let heading =
-        ["experiment", "backend", "conns", "size", "messages/s", "Gbit/s", "p50 µs", "p99 µs", "cores"]
+        ["experiment", "backend", "conns", "size", "messages/s", "Gbit/s", "spread", "p50 µs", "p99 µs"]
             .into_iter()
-            .chain(["plain messages/s", "plain Gbit/s", "ratio", "local"])
+            .chain(["p99.9 µs", "late p99", "cores", "plain messages/s", "plain Gbit/s", "ratio", "local"])
             .map(str::to_owned);
     let mut lines: Vec<Vec<String>> = vec![heading.collect()];
     lines.extend(rows.iter().map(cells));
@@ -190,8 +232,11 @@ fn cells(row: &Row) -> Vec<String> {
         row.size.to_string(),
         number(row.messages_per_s, 0),
         number(row.gbit_per_s, 2),
+        row.spread.map_or_else(|| "-".to_owned(), |spread| format!("{:.0} %", spread * 100.0)),
         number(row.p50_us, 1),
         number(row.p99_us, 1),
+        number(row.p999_us, 1),
+        number(row.late_p99_us, 1),
         number(row.cores, 2),
         number(row.baseline_messages_per_s, 0),
         number(row.baseline_gbit_per_s, 2),

@@ -1,10 +1,11 @@
 //! Streams of requests and their responses, between a client and a server in this process.
 
+use crate::baseline_requests::{self, Bare};
 use crate::load::{Check, Load};
 use crate::options::Options;
 use crate::preset::Preset;
 use crate::report::{Progress, Report, Row, Unit};
-use crate::rounds::{Sample, Slice, take_turns};
+use crate::rounds::{Sample, Slice, Subject, compare};
 use crate::{Result, connections::PATIENCE};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -12,9 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Instant;
-use trochus::codec::ResponseRef;
+use trochus::codec::{RequestRef, Response, ResponseRef};
 use trochus::net::{Address, ListenOptions, StreamOptions};
-use trochus::rpc::{Caller, Client, ClientOptions, Requests, Server, ServerOptions, Unfinished};
+use trochus::rpc::{Caller, Client, ClientOptions, Reply, Requests, Server, ServerOptions, Unfinished};
 use trochus::{Backend, Runtime};
 
 /// Who makes the requests.
@@ -22,6 +23,8 @@ use trochus::{Backend, Runtime};
 pub(crate) enum Drive {
     /// As many threads as reactors, with a producer of its own for each of the producers.
     Producers,
+    /// A thread for each of the producers, with a lane of its own.
+    Threads,
     /// The reactors: each response is followed by a new request.
     Reactor,
     /// A thread for each of the producers; those of a connection share its client.
@@ -32,6 +35,7 @@ impl Drive {
     fn name(self) -> &'static str {
         match self {
             Drive::Producers => "producers",
+            Drive::Threads => "threads",
             Drive::Reactor => "reactor",
             Drive::Shared => "shared",
         }
@@ -44,9 +48,10 @@ impl FromStr for Drive {
     fn from_str(name: &str) -> Result<Self, String> {
         match name {
             "producers" => Ok(Drive::Producers),
+            "threads" => Ok(Drive::Threads),
             "reactor" => Ok(Drive::Reactor),
             "shared" => Ok(Drive::Shared),
-            other => Err(format!("--drive is `producers`, `reactor` or `shared`, not `{other}`")),
+            other => Err(format!("--drive is `producers`, `threads`, `reactor` or `shared`, not `{other}`")),
         }
     }
 }
@@ -95,7 +100,7 @@ impl<L: Load> Plan<L> {
         let connections = options.connections.unwrap_or(shape.connections);
         let producers = match drive {
             Drive::Reactor => connections,
-            Drive::Producers | Drive::Shared => {
+            Drive::Producers | Drive::Threads | Drive::Shared => {
                 // Each connection has one at least.
                 options.producers.unwrap_or(shape.producers).max(connections)
             }
@@ -117,6 +122,15 @@ impl<L: Load> Plan<L> {
         let Shape { connections, producers, .. } = self.shape;
         Check::new(self.load.clone(), connection, connections, producers)
     }
+
+    /// Threads that make requests, on that many reactors.
+    fn threads(&self, reactors: usize) -> usize {
+        match self.shape.drive {
+            Drive::Reactor => 0,
+            Drive::Producers => reactors,
+            Drive::Threads | Drive::Shared => self.shape.producers,
+        }
+    }
 }
 
 pub(crate) fn run<L: Load>(
@@ -125,16 +139,29 @@ pub(crate) fn run<L: Load>(
     progress: &mut Progress,
     report: Report<'_>,
 ) -> Result<()> {
-    let medians = take_turns(options, |backend, slice| measure(options, plan, backend, slice, progress))?;
-    for (backend, sample) in medians {
-        let mut row = Row::new(options, plan.name, plan.shape.connections, plan.size, backend);
+    let bare = Bare {
+        load: plan.load.clone(),
+        connections: plan.shape.connections,
+        outstanding: plan.shape.outstanding,
+        size: plan.size,
+    };
+    let compared = compare(options, |subject, slice| match subject {
+        Subject::Trochus(backend) => measure(options, plan, backend, slice, progress),
+        Subject::Baseline => baseline_requests::measure(options, &bare, slice, progress),
+    })?;
+    for compared in &compared {
+        let mut row = Row::new(options, plan.name, plan.shape.connections, plan.size, compared.backend);
         row.drive = Some(plan.shape.drive.name());
-        report(row.measured(&sample));
+        if plan.shape.drive != Drive::Reactor {
+            (row.producers, row.threads) = (Some(plan.shape.producers), Some(plan.threads(options.reactors)));
+        }
+        report(row.compared(compared));
     }
     Ok(())
 }
 
-/// Sends for the time of the slice. The rate is that of responses, all of them, until the last one was there.
+/// Sends for the time of the slice, behind its warm-up. The rate is that of the responses since then, all of them, until the last
+/// one was there.
 fn measure<L: Load>(
     options: &Options,
     plan: &Plan<L>,
@@ -146,41 +173,43 @@ fn measure<L: Load>(
     let server = serve::<L>(&runtime, &plan.load, plan.stream())?;
     let (told, outcomes) = mpsc::channel();
     let stop = Arc::new(AtomicBool::new(false));
-    let before = Instant::now();
     let clients = connect(&runtime, server.local_addr(), plan, &stop, &told)?;
-    let connected = Instant::now();
+    // Of requests and of responses, which are equally long.
+    let received = || runtime.metrics().received_bytes / 2;
     let mut pass_time = || {
-        let played = || runtime.metrics().received_bytes / (2 * plan.size as u64);
-        progress.wait(slice.time, &backend.to_string(), Unit::Messages, played);
+        let (name, played) = (backend.to_string(), || received() / plan.size as u64);
+        progress.wait(slice.warm_up, &name, Unit::Messages, played);
+        let begun = (Instant::now(), received());
+        progress.wait(slice.time, &name, Unit::Messages, played);
         stop.store(true, Ordering::Relaxed);
+        begun
     };
-    // With the first connection its requests begin, if they are made by the reactors.
-    let (start, total) = match plan.shape.drive {
-        Drive::Reactor => {
-            pass_time();
-            (before, Total::wait(&outcomes, clients.len())?)
-        }
-        Drive::Producers | Drive::Shared => {
-            let sent = push(options, plan, &clients, &stop, pass_time)?;
+    let connections = clients.len();
+    // What the reactors make begins with the connections.
+    let (begun, sent) = match plan.shape.drive {
+        Drive::Reactor => (pass_time(), None),
+        Drive::Producers | Drive::Threads | Drive::Shared => {
+            let (begun, sent) = push(options, plan, &clients, &stop, pass_time)?;
             // Each connection ends behind its last response.
-            let connections = clients.len();
             drop(clients);
-            let total = Total::wait(&outcomes, connections)?;
-            if total.responses != sent {
-                return Err(format!("{sent} requests, but {} responses", total.responses).into());
-            }
-            (connected, total)
+            (begun, Some(sent))
         }
     };
+    let total = Total::wait(&outcomes, connections)?;
+    if let Some(sent) = sent.filter(|sent| *sent != total.responses) {
+        return Err(format!("{sent} requests, but {} responses", total.responses).into());
+    }
+    let all = received();
     runtime.shutdown(PATIENCE)?;
-    let messages_per_s = total.responses as f64 / (total.last - start).as_secs_f64();
-    let bytes_per_s = messages_per_s * 2.0 * plan.size as f64;
-    Ok(Sample { messages_per_s: Some(messages_per_s), bytes_per_s: Some(bytes_per_s), ..Sample::default() })
+    Ok(total.sample(begun, all, plan.size))
 }
 
 pub(crate) fn serve<L: Load>(runtime: &Runtime, load: &L, stream: StreamOptions) -> Result<Server> {
     let options = ServerOptions::new().listen(ListenOptions::new().stream(stream));
-    Ok(Server::bind_each(runtime, &options, "127.0.0.1:0", load.protocol(), |_peer| L::serve)?)
+    let service = |request: RequestRef<'_, L::Protocol>, reply: Reply<Response<L::Protocol>>| {
+        reply.send(L::answer(request));
+    };
+    Ok(Server::bind_each(runtime, &options, "127.0.0.1:0", load.protocol(), move |_peer| service)?)
 }
 
 fn connect<L: Load>(
@@ -220,34 +249,34 @@ fn connect<L: Load>(
     })
 }
 
-/// Pushes until `pass_time` has said that it is enough. How many requests that were.
-fn push<L: Load>(
+/// Pushes until `pass_time` has said that it is enough. What it said, and how many requests there were.
+fn push<L: Load, T>(
     options: &Options,
     plan: &Plan<L>,
     clients: &[Client<L::Protocol>],
     stop: &AtomicBool,
-    pass_time: impl FnOnce(),
-) -> Result<u64> {
+    pass_time: impl FnOnce() -> T,
+) -> Result<(T, u64)> {
     let Shape { connections, producers, drive, .. } = plan.shape;
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     thread::scope(|scope| {
         let start_thread = |thread: usize| {
             let core = cores.get(thread % cores.len().max(1)).copied();
-            scope.spawn(move || {
-                if drive == Drive::Shared {
-                    return push_shared(plan, &clients[thread % connections], thread, stop);
+            scope.spawn(move || match drive {
+                Drive::Shared => push_shared(plan, &clients[thread % connections], thread, stop),
+                Drive::Threads => push_own(plan, clients, [thread].into_iter(), stop),
+                Drive::Producers | Drive::Reactor => {
+                    // On the core of the reactor that takes what they push, in whose cache it still is then.
+                    core.map(core_affinity::set_for_current);
+                    let here = |producer: &usize| producer % connections % options.reactors == thread;
+                    push_own(plan, clients, (0..producers).filter(here), stop)
                 }
-                // On the core of the reactor that takes what they push, in whose cache it still is then.
-                core.map(core_affinity::set_for_current);
-                let here = |producer: &usize| producer % connections % options.reactors == thread;
-                push_own(plan, clients, (0..producers).filter(here), stop)
             })
         };
-        let threads = if drive == Drive::Shared { producers } else { options.reactors };
-        let threads: Vec<_> = (0..threads).map(start_thread).collect();
-        pass_time();
+        let threads: Vec<_> = (0..plan.threads(options.reactors)).map(start_thread).collect();
+        let begun = pass_time();
         let sent = threads.into_iter().map(|thread| thread.join().expect("the thread does not panic"));
-        sent.sum::<Result<u64, String>>().map_err(Into::into)
+        Ok((begun, sent.sum::<Result<u64, String>>()?))
     })
 }
 
@@ -334,6 +363,14 @@ pub(crate) struct Total {
 }
 
 impl Total {
+    /// What was answered since `begun`, when so many bytes had been received, of `received` in the end.
+    pub(crate) fn sample(&self, begun: (Instant, u64), received: u64, size: usize) -> Sample {
+        let (start, before) = begun;
+        let share = 1.0 - before as f64 / received.max(1) as f64;
+        let rate = self.responses as f64 * share / (self.last - start).as_secs_f64();
+        Sample { messages_per_s: Some(rate), bytes_per_s: Some(rate * size as f64), ..Sample::default() }
+    }
+
     pub(crate) fn wait(outcomes: &Receiver<Outcome>, connections: usize) -> Result<Self> {
         let mut total = Total { responses: 0, last: Instant::now() };
         for index in 0..connections {

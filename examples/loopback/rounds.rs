@@ -1,21 +1,37 @@
 //! Measurements that take turns, so that a machine that is faster at one time than at another is so for all of them.
 
 use crate::Result;
+use crate::latency::{Latencies, Quantiles};
 use crate::options::Options;
 use rustix::time::{ClockId, clock_gettime};
 use std::time::{Duration, Instant};
 use trochus::Backend;
 
-/// What one measurement found.
-#[derive(Clone, Copy, Debug, Default)]
+/// What one slice of a measurement found.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Sample {
     pub(crate) messages_per_s: Option<f64>,
+    /// One way where there are messages, whose answers are as long; of both ways together where both are streams.
     pub(crate) bytes_per_s: Option<f64>,
-    pub(crate) p50_us: Option<f64>,
-    pub(crate) p99_us: Option<f64>,
+    pub(crate) latencies: Option<Latencies>,
+    /// How long after it was due each request was made.
+    pub(crate) lateness: Option<Latencies>,
     /// Processor time over time. Not the measurement's to fill in.
     pub(crate) cores: Option<f64>,
     /// Both ends of each connection were on one reactor.
+    pub(crate) local: Option<bool>,
+}
+
+/// What all slices of a measurement found: medians of the rates, and quantiles of all round trips together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Summary {
+    pub(crate) messages_per_s: Option<f64>,
+    pub(crate) bytes_per_s: Option<f64>,
+    /// The fastest slice's rate less the slowest's, over the median.
+    pub(crate) spread: Option<f64>,
+    pub(crate) latency: Option<Quantiles>,
+    pub(crate) lateness: Option<Quantiles>,
+    pub(crate) cores: Option<f64>,
     pub(crate) local: Option<bool>,
 }
 
@@ -34,17 +50,17 @@ pub(crate) enum Subject {
     Baseline,
 }
 
-/// A backend's median and the baseline's.
+/// What was found of a backend, and of the baseline.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Compared {
     pub(crate) backend: Backend,
-    pub(crate) trochus: Sample,
-    pub(crate) baseline: Sample,
+    pub(crate) trochus: Summary,
+    pub(crate) baseline: Summary,
 }
 
 const LEAST_ROUNDS: u32 = 3;
 
-/// Measures each backend and the baseline in turn, a slice at a time, and gives the medians.
+/// Measures each backend and the baseline in turn, a slice at a time.
 pub(crate) fn compare(
     options: &Options,
     mut measure: impl FnMut(Subject, Slice) -> Result<Sample>,
@@ -56,30 +72,15 @@ pub(crate) fn compare(
         for (backend, samples) in options.backends.iter().zip(&mut samples) {
             samples.push(with_cores(|| measure(Subject::Trochus(*backend), slice))?);
         }
-        baselines.push(measure(Subject::Baseline, slice)?);
+        baselines.push(with_cores(|| measure(Subject::Baseline, slice))?);
     }
-    let baseline = median(&baselines);
+    let baseline = summary(&baselines);
     let compared = |(backend, samples): (&Backend, &Vec<Sample>)| Compared {
         backend: *backend,
-        trochus: median(samples),
+        trochus: summary(samples),
         baseline,
     };
     Ok(options.backends.iter().zip(&samples).map(compared).collect())
-}
-
-/// The same where there is nothing to compare with.
-pub(crate) fn take_turns(
-    options: &Options,
-    mut measure: impl FnMut(Backend, Slice) -> Result<Sample>,
-) -> Result<Vec<(Backend, Sample)>> {
-    let (rounds, slice) = rounds(options);
-    let mut samples = vec![Vec::new(); options.backends.len()];
-    for _ in 0..rounds {
-        for (backend, samples) in options.backends.iter().zip(&mut samples) {
-            samples.push(with_cores(|| measure(*backend, slice))?);
-        }
-    }
-    Ok(options.backends.iter().copied().zip(samples.iter().map(|samples| median(samples))).collect())
 }
 
 /// Adds how many cores the process kept busy meanwhile.
@@ -101,18 +102,31 @@ fn rounds(options: &Options) -> (u32, Slice) {
     (rounds, Slice { warm_up: time / 4, time })
 }
 
-fn median(samples: &[Sample]) -> Sample {
-    let of = |field: fn(&Sample) -> Option<f64>| {
+/// What a sample of one slice alone is worth.
+impl From<&Sample> for Summary {
+    fn from(sample: &Sample) -> Self {
+        summary(std::slice::from_ref(sample))
+    }
+}
+
+fn summary(samples: &[Sample]) -> Summary {
+    let sorted = |field: fn(&Sample) -> Option<f64>| {
         let mut values: Vec<f64> = samples.iter().filter_map(field).collect();
         values.sort_by(f64::total_cmp);
+        values
+    };
+    let median = |field| {
+        let values = sorted(field);
         values.get(values.len() / 2).copied()
     };
-    Sample {
-        messages_per_s: of(|sample| sample.messages_per_s),
-        bytes_per_s: of(|sample| sample.bytes_per_s),
-        p50_us: of(|sample| sample.p50_us),
-        p99_us: of(|sample| sample.p99_us),
-        cores: of(|sample| sample.cores),
+    let rates = sorted(|sample| sample.messages_per_s.or(sample.bytes_per_s));
+    Summary {
+        messages_per_s: median(|sample| sample.messages_per_s),
+        bytes_per_s: median(|sample| sample.bytes_per_s),
+        spread: rates.last().map(|most| (most - rates[0]) / rates[rates.len() / 2]),
+        latency: Latencies::all(samples.iter().filter_map(|sample| sample.latencies.as_ref())),
+        lateness: Latencies::all(samples.iter().filter_map(|sample| sample.lateness.as_ref())),
+        cores: median(|sample| sample.cores),
         // Only if it was so in each.
         local: samples.iter().map(|sample| sample.local).reduce(|a, b| Some(a? && b?)).flatten(),
     }
