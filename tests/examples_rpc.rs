@@ -107,7 +107,8 @@ fn records_are_echoed() {
 
 #[test]
 fn objects_are_echoed() {
-    assert_rates("json", 32, None, &[]);
+    // Fewer than it has by default: what lies in all sockets takes an unoptimised build long to decode.
+    assert_rates("json", 4, None, &["--connections", "4"]);
     assert_rates("json", 2, None, &["--connections", "2", "--producers", "5", "--drive", "shared"]);
 }
 
