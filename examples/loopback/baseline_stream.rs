@@ -1,5 +1,5 @@
 //! The same streams over plain sockets: on each core a thread that sends and receives on both ends of its connections.
-//! Nothing sleeps and nothing crosses cores, which makes it the most that sockets can do.
+//! Nothing sleeps and nothing crosses cores.
 
 use crate::Result;
 use crate::bandwidth::Plan;
