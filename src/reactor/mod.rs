@@ -22,8 +22,9 @@ pub use socket::incoming::{Accepted, Incoming};
 pub use socket::options::{ListenOptions, StreamOptions};
 pub use stream::handler::{CloseReason, Handler};
 pub use stream::io::Io;
+pub use table::ConnectionId;
 pub use threads::reactor_handle::ReactorHandle;
-pub use threads::stream_handle::{Handle, HandleError};
+pub use threads::stream_handle::{Handle, HandleError, Writable, WriteAsync};
 
 pub(crate) use pace::busy::cores;
 pub(crate) use socket::listener::{Bound, Share, bind_all};
@@ -132,7 +133,7 @@ impl Reactor {
     ///
     /// Fails only when the backend does, which no connection can cause.
     pub fn turn(&mut self, timeout: Option<Duration>) -> Result<()> {
-        self.mailbox_awake();
+        self.shared.mailbox.awake();
         self.step(timeout)?;
         // An outer loop that watches the descriptor hears only of what the kernel knows, so nothing may stay behind.
         for _ in 0..EAGER_ROUNDS {
@@ -199,7 +200,7 @@ impl Reactor {
         }
         let asleep = Instant::now();
         let result = self.enter(timeout);
-        self.shared.mailbox.awake();
+        self.shared.mailbox.end_sleep();
         let slept = asleep.elapsed();
         self.busy.slept(slept);
         self.shared.counters.sleeps.add(1);
@@ -214,7 +215,7 @@ impl Reactor {
         let budget = timeout.map_or(budget, |timeout| timeout.min(budget));
         while start.elapsed() < budget {
             self.enter(Some(Duration::ZERO))?;
-            if self.has_ready_work() || self.shared.mailbox.has_commands() {
+            if self.has_ready_work() || self.shared.mailbox.has_mail() {
                 self.busy.found();
                 return Ok(());
             }
@@ -252,12 +253,7 @@ impl Reactor {
         for command in commands.drain(..) {
             match command {
                 Command::Run(action) => self.guarded(action),
-                Command::Notify(id) => self.look_into_outbox(id),
-                Command::Close(id) => self.change(id, |link| link.begin_close()),
-                Command::Abort(id) => self.change(id, |link| link.fail(CloseReason::Aborted)),
-                Command::ShutdownWrite(id) => self.change(id, |link| link.shutdown_write()),
-                Command::PauseReading(id) => self.change(id, |link| link.paused = true),
-                Command::ResumeReading(id) => self.change(id, |link| link.paused = false),
+                Command::Look(id) => self.look_into_outbox(id),
             }
         }
         self.commands = commands;
@@ -306,10 +302,6 @@ impl Reactor {
         self.actions.insert(number, Box::new(action));
         let deadline = Some(deadline(self.driver.now(), delay));
         self.timers.change(&mut None, Due::Action(number), deadline);
-    }
-
-    fn mailbox_awake(&mut self) {
-        self.shared.mailbox.awake();
     }
 
     /// The backend that this reactor runs on; never [`Backend::Auto`].

@@ -2,6 +2,8 @@
 
 use crate::driver::{Kind, Token};
 use slab::Slab;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Which entry of a reactor's [`Table`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,6 +21,39 @@ impl Id {
 impl From<Token> for Id {
     fn from(token: Token) -> Self {
         Id { index: token.index(), generation: token.generation() }
+    }
+}
+
+/// Which connection. No other one of this process ever has the same, so it can be kept for as long as one likes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId {
+    serial: u64,
+    /// Where its reactor finds it.
+    id: Id,
+}
+
+impl ConnectionId {
+    pub(crate) fn new(id: Id) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        ConnectionId { serial: NEXT.fetch_add(1, Ordering::Relaxed), id }
+    }
+
+    /// Where to look; what is found there may be another one, because places are given to others.
+    pub(crate) fn place(self) -> Id {
+        self.id
+    }
+}
+
+impl fmt::Debug for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConnectionId({})", self.serial)
+    }
+}
+
+/// A number, counted from 1 in the order in which the process' connections began.
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.serial, f)
     }
 }
 

@@ -22,6 +22,7 @@ pub(crate) fn suites() -> Vec<Suite> {
             turns_serve_connections,
             turns_without_a_wait_serve_connections,
             the_descriptor_wakes_an_outer_selector,
+            a_wake_is_never_lost,
             timers_bound_a_turn,
             a_drain_by_turns_cuts_off_at_its_deadline,
             deferred_work_of_a_drain_is_not_forgotten,
@@ -121,6 +122,44 @@ fn the_descriptor_wakes_an_outer_selector(ground: &Ground) {
     poll.registry().deregister(&mut SourceFd(&descriptor)).unwrap();
     reactor.drain(DEADLINE).unwrap();
     assert_eq!(reactor.outstanding(), Default::default());
+}
+
+fn a_wake_is_never_lost(ground: &Ground) {
+    let mut reactor = ground.reactor_builder().build().unwrap();
+    let handle = reactor.handle();
+    // Before the first turn, between turns, and in the middle of one: the next wait ends at once.
+    for _ in 0..3 {
+        handle.wake();
+        reactor.turn(None).unwrap();
+    }
+    let waking = handle.clone();
+    handle.run(move |_| waking.wake()).unwrap();
+    reactor.turn(None).unwrap();
+    reactor.turn(None).unwrap();
+    // From another thread, at whatever moment. Each wait is ended by the wake that belongs to it, or it would hang.
+    const ROUNDS: u64 = 2_000;
+    let (given, seen) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let waker = thread::spawn({
+        let (given, seen) = (given.clone(), seen.clone());
+        move || {
+            for round in 1..=ROUNDS {
+                given.store(round, Ordering::SeqCst);
+                handle.wake();
+                let start = Instant::now();
+                while seen.load(Ordering::SeqCst) < round {
+                    assert!(start.elapsed() < DEADLINE, "the wake of round {round} was lost");
+                    thread::yield_now();
+                }
+            }
+        }
+    });
+    while seen.load(Ordering::SeqCst) < ROUNDS {
+        seen.store(given.load(Ordering::SeqCst), Ordering::SeqCst);
+        if seen.load(Ordering::SeqCst) < ROUNDS {
+            reactor.turn(None).unwrap();
+        }
+    }
+    waker.join().unwrap();
 }
 
 fn timers_bound_a_turn(ground: &Ground) {

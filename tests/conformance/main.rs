@@ -25,12 +25,14 @@ mod limits;
 mod options;
 mod panics;
 mod probe;
+mod reach;
 mod resets;
 #[cfg(target_os = "linux")]
 mod seccomp;
 mod servers;
 mod shutdown;
 mod stream;
+mod writers;
 
 use ground::Ground;
 use libtest_mimic::{Arguments, Trial};
@@ -73,6 +75,8 @@ fn trials() -> Vec<Trial> {
         endings::suites(),
         resets::suites(),
         handles::suites(),
+        writers::suites(),
+        reach::suites(),
         later::suites(),
         addresses::suites(),
         options::suites(),

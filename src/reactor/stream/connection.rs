@@ -5,8 +5,9 @@ use crate::buf::{Inbox, Payload, Spare};
 use crate::reactor::socket::address::Address;
 use crate::reactor::socket::options::StreamOptions;
 use crate::reactor::socket::seats::Seat;
-use crate::reactor::table::Id;
+use crate::reactor::table::{ConnectionId, Id};
 use crate::reactor::threads::mailbox::Mailbox;
+use crate::reactor::threads::outbox::Remote;
 use crate::reactor::threads::stream_handle::Handle;
 use socket2::Socket;
 use std::io;
@@ -50,6 +51,7 @@ pub(in crate::reactor) enum Reading {
 
 pub(in crate::reactor) struct Link {
     pub(in crate::reactor) id: Id,
+    pub(in crate::reactor) connection: ConnectionId,
     pub(in crate::reactor) socket: Rc<Socket>,
     pub(in crate::reactor) peer: Address,
     pub(in crate::reactor) options: Rc<StreamOptions>,
@@ -110,6 +112,7 @@ impl Link {
     ) -> Self {
         Link {
             id,
+            connection: ConnectionId::new(id),
             socket,
             peer,
             options,
@@ -172,70 +175,61 @@ impl Link {
     }
 
     pub(in crate::reactor) fn handle(&mut self, mailbox: &Arc<Mailbox>) -> Handle {
-        let handle = self.remote.get_or_insert_with(|| {
-            let handle = Handle::new(self.id, mailbox.clone(), self.options.limits.outbox);
-            if self.phase > Phase::Open {
-                handle.remote().close();
-            } else if self.write_ends {
-                handle.remote().end_output();
-            }
-            handle
-        });
+        if let Some(handle) = &self.remote {
+            return handle.clone();
+        }
+        let local = self.socket.local_addr().ok().map(|address| Address::from_sock_addr(&address));
+        let limits = (self.options.limits.outbox, self.options.limits.output_soft);
+        let addresses = (self.peer.clone(), local);
+        let remote = Remote::new((self.id, self.connection), mailbox.clone(), addresses, limits);
+        let handle = self.remote.insert(Handle::new(remote));
+        handle.remote().set_output(self.out.len() + self.sending);
+        // Nothing was written to it yet, so there is nothing to take over.
+        match self.phase {
+            Phase::Connecting | Phase::Open if !self.write_ends => {}
+            Phase::Connecting | Phase::Open => handle.remote().refuse_output(),
+            Phase::Flushing | Phase::Lingering => handle.remote().refuse_all(),
+            Phase::Dead => handle.remote().end(),
+        }
         handle.clone()
     }
 
-    pub(in crate::reactor) fn shutdown_write(&mut self) {
+    pub(in crate::reactor) fn shutdown_write(&mut self, spare: &mut Spare) {
         if self.phase == Phase::Open {
-            self.take_last_outbox();
             self.write_ends = true;
+            if let Some(handle) = &self.remote {
+                handle.remote().refuse_output();
+            }
+            // What other threads wrote before the end is a part of the output.
+            self.collect_outbox(spare);
         }
     }
 
-    pub(in crate::reactor) fn begin_close(&mut self) {
+    pub(in crate::reactor) fn begin_close(&mut self, spare: &mut Spare) {
         match self.phase {
             Phase::Connecting => self.fail(CloseReason::Aborted),
             Phase::Open => {
-                self.take_last_outbox();
                 self.phase = Phase::Flushing;
                 if let Some(handle) = &self.remote {
-                    handle.remote().close();
+                    handle.remote().refuse_all();
                 }
+                self.collect_outbox(spare);
             }
             Phase::Flushing | Phase::Lingering | Phase::Dead => {}
         }
     }
 
     /// Takes over what other threads wrote.
-    pub(in crate::reactor) fn take_outbox(&mut self) {
+    pub(in crate::reactor) fn collect_outbox(&mut self, spare: &mut Spare) {
         let Some(handle) = &self.remote else { return };
         let before = self.out.len();
-        handle.remote().take_output(&mut self.out);
+        handle.remote().collect(&mut self.out, spare);
         self.unsolicited += self.out.len() - before;
-    }
-
-    /// Follows an announcement of other threads: takes over what they wrote, if that is wanted now. `true` if they want the
-    /// handler to be notified.
-    pub(in crate::reactor) fn look_into_outbox(&mut self) -> bool {
-        let wanted = self.wants_outbox();
-        let Some(handle) = &self.remote else { return false };
-        let before = self.out.len();
-        let notified = handle.remote().look(wanted.then_some(&mut self.out));
-        self.unsolicited += self.out.len() - before;
-        notified
-    }
-
-    /// What other threads wrote before the end is a part of the output, and what they write from now on is refused: in this
-    /// order, or what came in between would be accepted and lost.
-    fn take_last_outbox(&mut self) {
-        if let Some(handle) = &self.remote {
-            handle.remote().end_output();
-        }
-        self.take_outbox();
     }
 
     /// Whether what other threads write may be taken over: while the peer is slow it waits in the outbox, so that they
     /// notice.
-    fn wants_outbox(&self) -> bool {
+    pub(in crate::reactor) fn wants_outbox(&self) -> bool {
         self.accepts_output() && self.pending_output() <= self.options.limits.output_soft
     }
 
@@ -248,7 +242,7 @@ impl Link {
         self.reason.get_or_insert(reason);
         self.out = Payload::default();
         if let Some(handle) = &self.remote {
-            handle.remote().close();
+            handle.remote().end();
         }
     }
 

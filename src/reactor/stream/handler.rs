@@ -1,6 +1,7 @@
 //! What an application does with a connection.
 
 use super::io::Io;
+use std::any::Any;
 use std::fmt;
 use std::io;
 
@@ -8,7 +9,7 @@ use std::io;
 /// where it stays: it needs no locks and need not be `Send`.
 ///
 /// A panic in any of these closes the connection and harms no other.
-pub trait Handler: 'static {
+pub trait Handler: Any {
     /// The connection is established.
     fn on_open(&mut self, io: &mut Io<'_>) {
         let _ = io;

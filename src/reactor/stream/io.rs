@@ -4,6 +4,7 @@ use super::connection::{Link, Phase};
 use super::handler::CloseReason;
 use crate::reactor::pace::timers;
 use crate::reactor::socket::address::Address;
+use crate::reactor::table::ConnectionId;
 use crate::reactor::threads::stream_handle::Handle;
 use crate::reactor::{Reactor, Shared};
 use bytes::Bytes;
@@ -77,12 +78,12 @@ impl Io<'_> {
 
     /// Ends the output: the peer sees the end of the stream behind everything that was written. Input still arrives.
     pub fn shutdown_write(&mut self) {
-        self.link.shutdown_write();
+        self.link.shutdown_write(&mut self.shared.spare);
     }
 
     /// Closes the connection once everything that was written has been sent. Input is no longer delivered.
     pub fn close(&mut self) {
-        self.link.begin_close();
+        self.link.begin_close(&mut self.shared.spare);
     }
 
     /// Closes the connection at once, with a reset; what was not sent is lost.
@@ -93,6 +94,11 @@ impl Io<'_> {
     /// Whether the connection is being closed, so that output goes nowhere.
     pub fn is_closing(&self) -> bool {
         self.link.phase != Phase::Open
+    }
+
+    /// Which connection this is; see [`Reactor::with_connection`].
+    pub fn id(&self) -> ConnectionId {
+        self.link.connection
     }
 
     /// A handle for other threads. The first one allocates.

@@ -44,8 +44,14 @@ impl Reactor {
 
     fn settle_output(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
-        if link.pending_output() == 0 && link.accepts_output() {
-            link.take_outbox();
+        if link.pending_output() == 0
+            && link.accepts_output()
+            && link.remote.as_ref().is_some_and(|handle| handle.remote().has_output())
+        {
+            link.collect_outbox(&mut self.shared.spare);
+        }
+        if let Some(handle) = &link.remote {
+            handle.remote().set_output(link.pending_output());
         }
         if link.out.is_empty() || link.phase > Phase::Flushing {
             return;
