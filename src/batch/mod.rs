@@ -97,3 +97,9 @@ pub use wait::push::PushAsync;
 pub fn sleep_barrier() {
     lane::barrier::heavy();
 }
+
+/// How many barriers this thread has passed.
+#[cfg(all(test, not(loom)))]
+pub(crate) fn barriers_passed() -> usize {
+    lane::barrier::passed()
+}

@@ -54,8 +54,16 @@ impl ReactorBuilder {
     ///
     /// Its descriptor can be watched by an outer selector. For that, a ring does without
     /// [`DeferTaskRun`](UringFeature::DeferTaskRun): while the kernel defers completion work, a selector is not told of all of it.
+    /// What it does not defer it does at once, and ends this thread's own waiting for it: `epoll_wait`, a receive with a time limit
+    /// and other calls that do not start again by themselves fail with
+    /// [`Interrupted`](std::io::ErrorKind::Interrupted). That means that the reactor has something to do. Nothing of this
+    /// concerns the fallback.
     pub fn build(&self) -> Result<Reactor> {
-        self.clone().without(UringFeature::DeferTaskRun).build_alone()
+        let mut reactor = self.clone().without(UringFeature::DeferTaskRun).build_alone()?;
+        // The driver watches for signals of other threads, of which the kernel is still to hear.
+        reactor.unsubmitted = true;
+        reactor.hand_back()?;
+        Ok(reactor)
     }
 
     /// A reactor that nothing but its own loop waits for.
@@ -100,8 +108,9 @@ impl ReactorBuilder {
             },
             busy: Busy::new(self.busy_poll),
             unsubmitted: false,
+            resting: false,
             drain_deadline: None,
-            drain_cut: false,
+            drain_cut: None,
             completions: Vec::new(),
             commands: Vec::new(),
         }

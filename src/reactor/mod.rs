@@ -93,9 +93,11 @@ pub struct Reactor {
     busy: Busy,
     /// Something was handed to the driver that the kernel does not know of yet.
     unsubmitted: bool,
+    /// An outer loop waits for its descriptor.
+    resting: bool,
     drain_deadline: Option<Instant>,
-    /// What had not finished by then has been cut off.
-    drain_cut: bool,
+    /// What had not finished by then has been cut off, when the table had seen so many connections.
+    drain_cut: Option<u32>,
     // Kept for their capacity.
     completions: Vec<Completion>,
     commands: Vec<Command>,
@@ -142,6 +144,13 @@ impl Reactor {
             }
             self.step(Some(Duration::ZERO))?;
         }
+        self.hand_back()
+    }
+
+    /// Between turns, the descriptor tells an outer loop when to turn: the kernel knows of everything that is to be done, other
+    /// threads know that they have to signal, and what is there already is announced.
+    fn hand_back(&mut self) -> Result<()> {
+        self.resting = true;
         if self.unsubmitted {
             self.enter(Some(Duration::ZERO))?;
         }
@@ -156,10 +165,19 @@ impl Reactor {
         Ok(())
     }
 
+    /// To be called behind everything that an outer loop can do to the reactor between turns.
+    fn disturbed(&mut self) {
+        if self.resting {
+            // Should it fail, then so does the next turn, which can say so.
+            let _ = self.hand_back();
+        }
+    }
+
     /// The loop's body. Handlers run only after everything that completed was reaped, so that the stack stays shallow and
     /// what they write is batched.
     fn step(&mut self, timeout: Option<Duration>) -> Result<()> {
         let _driving = Driving::begin();
+        self.resting = false;
         self.wait(timeout)?;
         let nothing_completed = self.completions.is_empty();
         self.shared.counters.turns.add(1);
@@ -180,8 +198,7 @@ impl Reactor {
     /// Submits, and waits unless there is something to do. One entry into the kernel, two before a sleep.
     fn wait(&mut self, timeout: Option<Duration>) -> Result<()> {
         let now = self.driver.now();
-        let due = [self.timers.next(), self.next_cut()].into_iter().flatten().min();
-        let until_due = due.map(|due| due.saturating_duration_since(now));
+        let until_due = self.next_deadline().map(|due| due.saturating_duration_since(now));
         let timeout =
             [timeout, until_due].into_iter().flatten().min().map(|timeout| timeout.min(LONGEST_SLEEP));
         let at_once = timeout == Some(Duration::ZERO) || self.has_ready_work() || self.pollers.are_active();
@@ -278,7 +295,9 @@ impl Reactor {
 
     fn fire_timers(&mut self) {
         while let Some(due) = self.timers.pop_expired(self.shared.now) {
-            self.shared.counters.timers_fired.add(1);
+            if !matches!(due, Due::Handler(_)) {
+                self.shared.counters.timers_fired.add(1);
+            }
             match due {
                 Due::Handler(id) => self.handler_timer(id),
                 Due::Phase(id) => self.phase_timer(id),
@@ -302,6 +321,7 @@ impl Reactor {
         self.actions.insert(number, Box::new(action));
         let deadline = Some(deadline(self.driver.now(), delay));
         self.timers.change(&mut None, Due::Action(number), deadline);
+        self.disturbed();
     }
 
     /// The backend that this reactor runs on; never [`Backend::Auto`].
@@ -312,6 +332,13 @@ impl Reactor {
     /// What the backend can do.
     pub fn capabilities(&self) -> Capabilities {
         self.driver.capabilities()
+    }
+
+    /// When the next turn is due although nothing happens: a timer, a time limit, or a drain's deadline. `None` if none is. It may be
+    /// due for nothing, because a timer was put off. An outer loop sleeps until then at most, or passes `None` to
+    /// [`turn`](Self::turn), which does.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        [self.timers.next(), self.next_cut()].into_iter().flatten().min()
     }
 
     /// Hands work to this reactor from any thread.
@@ -353,8 +380,25 @@ pub struct Outstanding {
     pub timers: usize,
 }
 
-/// The descriptor to wait on in an outer `epoll` or `kqueue`: when it polls readable, [`Reactor::turn`] has something
-/// to do. Timers do not show there, nor all of what concerns a reactor of a [`Runtime`](crate::Runtime), which waits by itself.
+/// The descriptor to wait on in an outer `epoll` or `kqueue`, from the moment on that the reactor is built: when it polls readable,
+/// [`Reactor::turn`] has something to do. Timers do not show there: wait until [`Reactor::next_deadline`] at most. Nor does all of
+/// what concerns a reactor of a [`Runtime`](crate::Runtime), which waits by itself.
+///
+/// ```no_run
+/// # use std::time::{Duration, Instant};
+/// # use trochus::Reactor;
+/// # fn wait_for_readable(reactor: &Reactor, timeout: Option<Duration>) -> std::io::Result<()> { Ok(()) }
+/// # let mut reactor = Reactor::builder().build()?;
+/// loop {
+///     let timeout = reactor.next_deadline().map(|due| due.saturating_duration_since(Instant::now()));
+///     match wait_for_readable(&reactor, timeout) {
+///         // On io_uring the kernel interrupts this thread's own waiting to complete what the reactor asked for.
+///         Err(error) if error.kind() != std::io::ErrorKind::Interrupted => return Err(error.into()),
+///         _ => reactor.turn(Some(Duration::ZERO))?,
+///     }
+/// }
+/// # #[allow(unreachable_code)] Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 impl AsRawFd for Reactor {
     fn as_raw_fd(&self) -> RawFd {
         self.driver.descriptor()

@@ -97,6 +97,11 @@ impl<T> Table<T> {
         Some(self.slab.remove(id.index as usize).1)
     }
 
+    /// Changes with each insertion.
+    pub(crate) fn insertions(&self) -> u32 {
+        self.next_generation
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.slab.len()
     }

@@ -22,6 +22,8 @@ pub(crate) fn suites() -> Vec<Suite> {
             turns_serve_connections,
             turns_without_a_wait_serve_connections,
             the_descriptor_wakes_an_outer_selector,
+            the_descriptor_needs_no_first_turn,
+            an_outer_loop_sleeps_until_the_next_deadline,
             a_wake_is_never_lost,
             timers_bound_a_turn,
             a_drain_by_turns_cuts_off_at_its_deadline,
@@ -109,8 +111,6 @@ fn the_descriptor_wakes_an_outer_selector(ground: &Ground) {
         let metrics = reactor.metrics();
         commands.load(Ordering::SeqCst) == COMMANDS && metrics.connections_closed == CLIENTS
     };
-    // The first turn tells the kernel what to watch.
-    reactor.turn(Some(Duration::ZERO)).unwrap();
     while !done(&reactor) {
         match poll.poll(&mut events, Some(DEADLINE)) {
             Ok(()) => assert!(!events.is_empty(), "the reactor had something to do, and nobody was told"),
@@ -121,6 +121,107 @@ fn the_descriptor_wakes_an_outer_selector(ground: &Ground) {
     clients.into_iter().for_each(|client| client.join().unwrap());
     poll.registry().deregister(&mut SourceFd(&descriptor)).unwrap();
     reactor.drain(DEADLINE).unwrap();
+    assert_eq!(reactor.outstanding(), Default::default());
+}
+
+/// Waits for the descriptor; for `limit` at most, if that is sooner than a test has patience.
+fn wait(poll: &mut Poll, limit: Option<Duration>) {
+    let mut events = Events::with_capacity(4);
+    match poll.poll(&mut events, Some(limit.unwrap_or(DEADLINE).min(DEADLINE))) {
+        Ok(()) => {
+            assert!(limit.is_some() || !events.is_empty(), "there is something to do, and nobody was told")
+        }
+        // The kernel has completed something.
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::Interrupted),
+    }
+}
+
+/// Each thing that can be done to a reactor before its first turn, or between two.
+fn the_descriptor_needs_no_first_turn(ground: &Ground) {
+    for turns_before in [false, true] {
+        let mut reactor = ground.reactor_builder().build().unwrap();
+        let descriptor = reactor.as_raw_fd();
+        let mut poll = Poll::new().unwrap();
+        poll.registry().register(&mut SourceFd(&descriptor), Token(0), Interest::READABLE).unwrap();
+        if turns_before {
+            reactor.turn(Some(Duration::ZERO)).unwrap();
+        }
+        // A command of another thread.
+        let (ran, handle) = (Arc::new(AtomicU64::new(0)), reactor.handle());
+        let counter = ran.clone();
+        handle.run(move |_| _ = counter.fetch_add(1, Ordering::SeqCst)).unwrap();
+        while ran.load(Ordering::SeqCst) == 0 {
+            wait(&mut poll, None);
+            reactor.turn(Some(Duration::ZERO)).unwrap();
+        }
+        // A listener, and one who connects.
+        let (log, recorder) = log();
+        let echo = recorder.clone();
+        let listener = reactor.listen(ground.fresh_address(), move |_| echo.echo()).unwrap();
+        let peer = client(listener.local_addr(), 1, 10);
+        while reactor.metrics().connections_closed == 0 {
+            wait(&mut poll, None);
+            reactor.turn(Some(Duration::ZERO)).unwrap();
+        }
+        peer.join().unwrap();
+        // A connection that the reactor makes, and what is written to it between turns.
+        let id = Arc::new(std::sync::Mutex::new(None));
+        let told = id.clone();
+        let probe = recorder.probe().open(move |io| *told.lock().unwrap() = Some(io.id()));
+        reactor.connect(&listener.local_addr().clone(), &StreamOptions::new(), probe);
+        while id.lock().unwrap().is_none() {
+            wait(&mut poll, None);
+            reactor.turn(Some(Duration::ZERO)).unwrap();
+        }
+        let received = reactor.metrics().received_bytes;
+        let connection = id.lock().unwrap().unwrap();
+        reactor.with_connection(connection, |io| io.write(b"there and back")).unwrap();
+        while reactor.metrics().received_bytes < received + 28 {
+            wait(&mut poll, None);
+            reactor.turn(Some(Duration::ZERO)).unwrap();
+        }
+        reactor.close_listener(&listener);
+        reactor.begin_drain(DEADLINE);
+        while !reactor.is_drained() {
+            wait(&mut poll, reactor.next_deadline().map(|due| due.saturating_duration_since(Instant::now())));
+            reactor.turn(Some(Duration::ZERO)).unwrap();
+        }
+        drop(log);
+        assert_eq!(reactor.outstanding(), Default::default());
+    }
+}
+
+fn an_outer_loop_sleeps_until_the_next_deadline(ground: &Ground) {
+    let mut reactor = ground.reactor_builder().build().unwrap();
+    assert_eq!(reactor.next_deadline(), None);
+    let mut poll = Poll::new().unwrap();
+    let descriptor = reactor.as_raw_fd();
+    poll.registry().register(&mut SourceFd(&descriptor), Token(0), Interest::READABLE).unwrap();
+    let (log, recorder) = log();
+    let listener = reactor
+        .listen(ground.fresh_address(), move |_| {
+            recorder.probe().open(|io| io.set_timer(Duration::from_millis(15))).timer(|io| io.abort())
+        })
+        .unwrap();
+    let peer = Peer::connect(listener.local_addr());
+    let (start, ran) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+    let counter = ran.clone();
+    reactor.after(Duration::from_millis(10), move |_| _ = counter.fetch_add(1, Ordering::SeqCst));
+    assert!(reactor.next_deadline().is_some_and(|due| due >= start + Duration::from_millis(10)));
+    let mut waits = 0;
+    while ran.load(Ordering::SeqCst) == 0 || reactor.metrics().connections_closed == 0 {
+        // Nothing but a deadline ends the last waits: without them this would take the test's whole patience.
+        let due = reactor.next_deadline();
+        wait(&mut poll, due.map(|due| due.saturating_duration_since(Instant::now())));
+        reactor.turn(Some(Duration::ZERO)).unwrap();
+        waits += 1;
+        assert!(waits < 10_000 && start.elapsed() < DEADLINE / 2);
+    }
+    assert_eq!(log.closed(), Ending::Aborted);
+    drop(peer);
+    reactor.begin_drain(Duration::from_millis(5));
+    assert!(reactor.next_deadline().is_none_or(|due| due > start));
+    reactor.drain(Duration::ZERO).unwrap();
     assert_eq!(reactor.outstanding(), Default::default());
 }
 

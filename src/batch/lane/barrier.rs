@@ -27,8 +27,21 @@ pub(crate) fn is_asymmetric() -> bool {
 
 /// The side of the few: a system call of a microsecond or so. Before it sleeps, once for all that it arms.
 pub(crate) fn heavy() {
+    #[cfg(test)]
+    PASSED.set(PASSED.get() + 1);
     fence(Ordering::SeqCst);
     imp::interrupt_others();
+}
+
+/// How often this thread has passed [`heavy`].
+#[cfg(all(test, not(loom)))]
+pub(crate) fn passed() -> usize {
+    PASSED.get()
+}
+
+#[cfg(test)]
+thread_local! {
+    static PASSED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 /// Decides how the barrier works. To be called before anything that relies on it is shared between threads.

@@ -16,10 +16,13 @@ impl Reactor {
         if self.drain_deadline.is_some_and(|earlier| earlier <= deadline) {
             return;
         }
-        let first = self.drain_deadline.replace(deadline).is_none();
-        if !first {
-            return;
+        if self.drain_deadline.replace(deadline).is_none() {
+            self.ask_all_to_end();
         }
+        self.disturbed();
+    }
+
+    fn ask_all_to_end(&mut self) {
         for id in self.listeners.ids() {
             self.end_listener(id);
         }
@@ -64,15 +67,21 @@ impl Reactor {
 
     /// When the drain's deadline has to be looked at, if it still has.
     pub(in crate::reactor) fn next_cut(&self) -> Option<Instant> {
-        self.drain_deadline.filter(|_| !self.drain_cut && !self.connections.is_empty())
+        self.drain_deadline.filter(|_| !self.is_cut() && !self.connections.is_empty())
+    }
+
+    /// All connections that there are have been cut off.
+    fn is_cut(&self) -> bool {
+        self.drain_cut == Some(self.connections.insertions())
     }
 
     /// Cuts off what has not finished by the drain's deadline.
     pub(in crate::reactor) fn drain_timer(&mut self) {
-        if self.drain_deadline.is_none_or(|deadline| self.shared.now < deadline) {
+        if self.is_cut() || self.drain_deadline.is_none_or(|deadline| self.shared.now < deadline) {
             return;
         }
-        self.drain_cut = true;
+        // Before handlers hear of it, who may connect again.
+        self.drain_cut = Some(self.connections.insertions());
         for id in self.connections.ids() {
             self.cut_off(id);
         }

@@ -5,3 +5,6 @@ pub(super) mod drain;
 pub(super) mod give_up;
 pub(super) mod pollers;
 pub(super) mod timers;
+
+#[cfg(all(test, not(loom)))]
+mod tests;

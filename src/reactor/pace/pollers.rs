@@ -15,8 +15,11 @@ use crate::reactor::table::Id;
 /// Turns without anything to do before the reactor would sleep.
 const IDLE_TURNS: u8 = 4;
 
-/// Turns without anything to do before a handler is let go of although others are busy.
-const LET_GO_TURNS: u8 = 64;
+/// Turns without anything to do before a handler may be let go of although others are busy.
+const LET_GO_TURNS: u8 = 16;
+
+/// Those who may be let go of are when they were asked so often in vain, all of them: to let go takes a barrier.
+const LET_GO_ASKS: usize = 64;
 
 #[derive(Debug, Default)]
 pub(in crate::reactor) struct Pollers {
@@ -24,17 +27,53 @@ pub(in crate::reactor) struct Pollers {
     list: Vec<(Id, u8)>,
     /// Whose turn it is.
     next: usize,
+    /// How many of them had something to do when they were asked last.
+    found: usize,
+    /// How many of them had something to do lately.
+    active: usize,
+    /// How often those who may be let go of were asked in vain.
+    in_vain: usize,
 }
 
 impl Pollers {
     /// Whether one of them had something to do lately, so that the reactor should not sleep.
     pub(in crate::reactor) fn are_active(&self) -> bool {
-        self.list.iter().any(|(_, idle)| *idle < IDLE_TURNS)
+        self.active > 0
     }
 
     /// Whether they keep the reactor awake although none of them had anything to do when it was asked last.
     pub(in crate::reactor) fn found_nothing(&self) -> bool {
-        self.are_active() && self.list.iter().all(|(_, idle)| *idle > 0)
+        self.active > 0 && self.found == 0
+    }
+
+    fn add(&mut self, id: Id, idle: u8) {
+        self.list.push((id, idle));
+        self.count(idle);
+    }
+
+    fn count(&mut self, idle: u8) {
+        self.found += usize::from(idle == 0);
+        self.active += usize::from(idle < IDLE_TURNS);
+    }
+
+    fn discount(&mut self, idle: u8) {
+        self.found -= usize::from(idle == 0);
+        self.active -= usize::from(idle < IDLE_TURNS);
+    }
+
+    /// Takes note of how it went at `at`.
+    fn note(&mut self, at: usize, found: bool) {
+        let before = self.list[at].1;
+        let idle = if found { 0 } else { before.saturating_add(1) };
+        self.list[at].1 = idle;
+        self.discount(before);
+        self.count(idle);
+        self.in_vain += usize::from(idle > LET_GO_TURNS);
+    }
+
+    fn remove(&mut self, at: usize) {
+        let (_, idle) = self.list.swap_remove(at);
+        self.discount(idle);
     }
 }
 
@@ -42,31 +81,27 @@ impl Reactor {
     /// Asks each of them, but goes on only in the next turn once they had enough to send: what they wrote is still in the
     /// cache when the kernel takes it, and so is the same memory when the next ones write.
     pub(in crate::reactor) fn poll_handlers(&mut self) {
-        self.pollers.list.extend(self.shared.new_pollers.drain(..).map(|id| (id, 0)));
-        if self.pollers.list.is_empty() {
-            return;
+        for id in self.shared.new_pollers.drain(..) {
+            self.pollers.add(id, 0);
         }
-        let mut list = std::mem::take(&mut self.pollers.list);
-        let (mut next, mut tired, mut staged) = (self.pollers.next, false, 0);
-        for _ in 0..list.len() {
-            next = if next < list.len() { next } else { 0 };
-            let (id, idle) = &mut list[next];
-            let found = self.ask(*id, |handler, io| handler.on_poll(io));
-            *idle = if found { 0 } else { idle.saturating_add(1) };
-            tired |= *idle >= LET_GO_TURNS;
-            staged += if found { self.sendable_bytes(*id) } else { 0 };
-            if self.is_open(*id) {
-                next += 1;
+        let mut staged = 0;
+        for _ in 0..self.pollers.list.len() {
+            let at = if self.pollers.next < self.pollers.list.len() { self.pollers.next } else { 0 };
+            let (id, _) = self.pollers.list[at];
+            let found = self.ask(id, |handler, io| handler.on_poll(io));
+            self.pollers.note(at, found);
+            self.pollers.next = at;
+            if self.is_open(id) {
+                self.pollers.next += 1;
             } else {
-                list.swap_remove(next);
+                self.pollers.remove(at);
             }
+            staged += if found { self.sendable_bytes(id) } else { 0 };
             if staged >= POLLED_OUTPUT_BYTES {
                 break;
             }
         }
-        self.pollers.list = list;
-        self.pollers.next = next;
-        if tired {
+        if self.pollers.in_vain >= LET_GO_ASKS {
             self.retire(LET_GO_TURNS);
         }
     }
@@ -98,6 +133,8 @@ impl Reactor {
             }
             ready
         });
+        (self.pollers.found, self.pollers.active, self.pollers.in_vain) = (0, 0, 0);
+        list.iter().for_each(|(_, idle)| self.pollers.count(*idle));
         self.pollers.list = list;
     }
 

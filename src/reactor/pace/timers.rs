@@ -49,6 +49,15 @@ impl Timers {
         *slot = deadline;
     }
 
+    /// The same for a deadline that moves often: one that is later, or none any more, leaves the entry where it is, and costs
+    /// nothing. When that fires, whoever set it compares, and asks again.
+    pub(crate) fn change_lazily(&mut self, slot: &mut Option<Instant>, due: Due, deadline: Option<Instant>) {
+        let is_early_enough = slot.is_some_and(|set| deadline.is_none_or(|deadline| set <= deadline));
+        if !is_early_enough {
+            self.change(slot, due, deadline);
+        }
+    }
+
     pub(crate) fn next(&self) -> Option<Instant> {
         self.set.first().map(|(deadline, _)| *deadline)
     }
@@ -78,6 +87,26 @@ mod tests {
             assert!(deadline(now, after) > now);
         }
         assert_eq!(deadline(now, Duration::from_secs(1)), now + Duration::from_secs(1));
+    }
+
+    #[test]
+    fn only_an_earlier_deadline_moves_at_once() {
+        let (mut timers, mut table, now) = (Timers::default(), Table::new(), Instant::now());
+        let (id, mut slot) = (table.insert(|_| ()), None);
+        let at = |seconds| Some(now + Duration::from_secs(seconds));
+        for (asked, known) in [
+            (None, None),
+            (at(10), at(10)),
+            (at(10), at(10)),
+            (at(11), at(10)),
+            (None, at(10)),
+            (at(9), at(9)),
+        ] {
+            timers.change_lazily(&mut slot, Due::Handler(id), asked);
+            assert_eq!((slot, timers.next()), (known, known));
+        }
+        timers.change(&mut slot, Due::Handler(id), None);
+        assert!(timers.is_empty());
     }
 
     #[test]

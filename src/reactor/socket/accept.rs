@@ -120,12 +120,14 @@ impl Reactor {
         };
         let id = self.listeners.insert(|_| listener);
         self.settle_listener(id);
+        self.disturbed();
         Ok(ListenerId { id, address })
     }
 
     /// Stops accepting there, behind what the kernel has accepted by now. Connections live on.
     pub fn close_listener(&mut self, listener: &ListenerId) {
         self.end_listener(listener.id);
+        self.disturbed();
     }
 
     pub(in crate::reactor) fn end_listener(&mut self, id: Id) {

@@ -31,6 +31,7 @@ impl Reactor {
                 self.guarded(|_| drop(handler));
             }
         }
+        self.disturbed();
     }
 
     fn prepare_connect(

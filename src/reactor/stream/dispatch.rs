@@ -237,14 +237,20 @@ impl Reactor {
         let mut result = None;
         self.call(id, |handler, io| result = Some(act(handler, io)));
         self.settle(id);
+        self.disturbed();
         result
     }
 
     pub(in crate::reactor) fn handler_timer(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
-        (link.handler_timer, link.handler_deadline) = (None, None);
-        if link.phase == Phase::Open {
-            self.call(id, |handler, io| handler.on_timer(io));
+        link.handler_timer = None;
+        // It may have been put off since, or taken back.
+        if link.handler_deadline.is_some_and(|deadline| deadline <= self.shared.now) {
+            link.handler_deadline = None;
+            self.shared.counters.timers_fired.add(1);
+            if link.phase == Phase::Open {
+                self.call(id, |handler, io| handler.on_timer(io));
+            }
         }
         self.settle(id);
     }

@@ -110,8 +110,11 @@ impl Reactor {
         if link.phase == Phase::Dead {
             self.timers.change(&mut link.retry_timer, Due::Connect(id), None);
         }
-        let deadline = link.handler_deadline.filter(|_| link.phase <= Phase::Open);
-        self.timers.change(&mut link.handler_timer, Due::Handler(id), deadline);
+        if link.phase <= Phase::Open {
+            self.timers.change_lazily(&mut link.handler_timer, Due::Handler(id), link.handler_deadline);
+        } else {
+            self.timers.change(&mut link.handler_timer, Due::Handler(id), None);
+        }
     }
 
     /// Ends a dead connection: its handler is told, its operations are cancelled, and with the last final completion its
