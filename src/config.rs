@@ -49,6 +49,9 @@ pub const BACKLOG: u32 = 4096;
 /// How long a connection attempt may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long one of several addresses has to answer before the next one is tried as well (RFC 8305).
+pub const CONNECT_STAGGER: Duration = Duration::from_millis(250);
+
 /// How long a connection attempt rests at a Unix-domain server whose backlog is full, on a backend that cannot wait.
 pub const CONNECT_RETRY: Duration = Duration::from_millis(5);
 

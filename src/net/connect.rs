@@ -1,17 +1,20 @@
 //! Connections that a runtime makes.
 
+use super::pending::{Pending, promise};
 use super::runtime::Runtime;
 use crate::error::{Error, Result};
-use crate::reactor::{CloseReason, Handle, Handler, Io, StreamOptions, ToAddresses};
-use parking_lot::Mutex;
-use std::io;
+use crate::reactor::{Contender, Handle, Handler, Reactor, ReactorHandle, StreamOptions, ToAddresses};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Sender};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 impl Runtime {
-    /// Connects to the first of `address`'s addresses that answers, and waits for that. The handler is made on the
-    /// connection's reactor once there is a connection. Not for a reactor's own thread, which would wait for itself; there,
-    /// [`Reactor::connect`](crate::Reactor::connect) does not wait.
+    /// Connects to whichever of `address`'s addresses answers first, and waits for that. The handler is made on the
+    /// connection's reactor once there is a connection.
+    ///
+    /// Several addresses are tried at intervals of [`CONNECT_STAGGER`](crate::config::CONNECT_STAGGER), or as soon as one has
+    /// failed, the families in turn (RFC 8305, "Happy Eyeballs").
+    ///
+    /// On a reactor's own thread this is [`Error::OnReactorThread`].
     pub fn connect<H: Handler>(
         &self,
         address: impl ToAddresses,
@@ -44,110 +47,64 @@ impl Runtime {
     ) -> Result<Handle> {
         Error::if_on_reactor_thread(
             "Runtime::connect",
-            "use `Io::defer` or `ReactorHandle::run` with the reactor's own `connect`",
+            "use `Runtime::connect_async`, or `Io::defer` or `ReactorHandle::run` with the reactor's own `connect`",
         )?;
-        options.check()?;
-        let make = Arc::new(Mutex::new(Some(make)));
-        let mut failure = None;
-        for address in address.to_addresses()? {
-            let (outcome, result) = mpsc::channel();
-            let (make, options, target) = (make.clone(), options.clone(), address.clone());
-            self.reactor(reactor)
-                .run(move |reactor| {
-                    reactor.connect(&target, &options, Dial { make, handler: None, outcome: Some(outcome) });
-                })
-                .map_err(|_| self.why_stopped(reactor))?;
-            match result.recv().map_err(|_| self.why_stopped(reactor))? {
-                Ok(handle) => return Ok(handle),
-                Err(source) => failure = Some(Error::connect(&address, source)),
-            }
+        match self.connect_async_on(reactor, options, address, make).wait() {
+            Err(Error::Stopped) => Err(self.why_stopped(reactor)),
+            result => result,
         }
-        Err(failure.expect("`ToAddresses` never gives none"))
+    }
+
+    /// Connects without waiting for it; dropping the result before it is known ends the attempt.
+    ///
+    /// A name is looked up by the system before this returns, which may take its time: give addresses where that matters.
+    pub fn connect_async<H: Handler>(
+        &self,
+        options: &StreamOptions,
+        address: impl ToAddresses,
+        make: impl FnOnce() -> H + Send + 'static,
+    ) -> Pending<Handle> {
+        self.connect_async_on(self.next_reactor(), options, address, make)
+    }
+
+    /// Connects from a certain reactor without waiting for it.
+    ///
+    /// # Panics
+    ///
+    /// If `reactor` is not below [`reactors`](Self::reactors).
+    pub fn connect_async_on<H: Handler>(
+        &self,
+        reactor: usize,
+        options: &StreamOptions,
+        address: impl ToAddresses,
+        make: impl FnOnce() -> H + Send + 'static,
+    ) -> Pending<Handle> {
+        let addresses = options.check().and_then(|()| address.to_addresses());
+        let addresses = match addresses {
+            Ok(addresses) => addresses,
+            Err(error) => return Pending::done(Err(error)),
+        };
+        let (promise, pending) = promise();
+        let unwanted = Arc::new(AtomicBool::new(false));
+        let (options, theirs) = (options.clone(), unwanted.clone());
+        let begin = move |reactor: &mut Reactor| {
+            let contender = Contender::ToBeMade(Box::new(move || Box::new(make())));
+            let tell = Box::new(move |outcome: Result<Handle, _>| {
+                promise.keep(outcome.map_err(|(address, source)| Error::connect(&address, source)));
+            });
+            reactor.race(&options, &addresses, contender, tell, theirs);
+        };
+        let handle = self.reactor(reactor).clone();
+        // A reactor that has stopped drops the promise.
+        if handle.run(begin).is_err() {
+            return Pending::done(Err(self.why_stopped(reactor)));
+        }
+        pending.on_drop(move || cancel(&handle, &unwanted))
     }
 }
 
-/// Tells the one who connects how that went; is then the handler that was meant.
-struct Dial<F, H> {
-    make: Arc<Mutex<Option<F>>>,
-    handler: Option<H>,
-    outcome: Option<Sender<io::Result<Handle>>>,
-}
-
-impl<F: FnOnce() -> H + 'static, H: Handler> Handler for Dial<F, H> {
-    fn on_open(&mut self, io: &mut Io<'_>) {
-        let Some(make) = self.make.lock().take() else { return io.abort() };
-        self.handler.insert(make()).on_open(io);
-        if let Some(outcome) = self.outcome.take() {
-            // Whoever connected may have lost interest; the handler has not.
-            let _ = outcome.send(Ok(io.handle()));
-        }
-    }
-
-    fn on_bytes(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> usize {
-        self.handler.as_mut().map_or(0, |handler| handler.on_bytes(io, bytes))
-    }
-
-    fn on_end(&mut self, io: &mut Io<'_>) {
-        if let Some(handler) = &mut self.handler {
-            handler.on_end(io);
-        }
-    }
-
-    fn on_drained(&mut self, io: &mut Io<'_>) {
-        if let Some(handler) = &mut self.handler {
-            handler.on_drained(io);
-        }
-    }
-
-    fn on_notify(&mut self, io: &mut Io<'_>) {
-        if let Some(handler) = &mut self.handler {
-            handler.on_notify(io);
-        }
-    }
-
-    fn on_poll(&mut self, io: &mut Io<'_>) -> bool {
-        self.handler.as_mut().is_some_and(|handler| handler.on_poll(io))
-    }
-
-    fn prepare_sleep(&mut self) {
-        if let Some(handler) = &mut self.handler {
-            handler.prepare_sleep();
-        }
-    }
-
-    fn is_ready(&self) -> bool {
-        self.handler.as_ref().is_some_and(Handler::is_ready)
-    }
-
-    fn on_timer(&mut self, io: &mut Io<'_>) {
-        if let Some(handler) = &mut self.handler {
-            handler.on_timer(io);
-        }
-    }
-
-    fn on_shutdown(&mut self, io: &mut Io<'_>) {
-        match &mut self.handler {
-            Some(handler) => handler.on_shutdown(io),
-            None => io.abort(),
-        }
-    }
-
-    fn on_close(&mut self, reason: &CloseReason) {
-        if let Some(handler) = &mut self.handler {
-            handler.on_close(reason);
-        }
-        if let Some(outcome) = self.outcome.take() {
-            let _ = outcome.send(Err(refusal(reason)));
-        }
-    }
-}
-
-/// An attempt's end, for the one who made it.
-fn refusal(reason: &CloseReason) -> io::Error {
-    match reason {
-        CloseReason::ConnectFailed(error) => {
-            error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
-        }
-        reason => io::Error::other(reason.to_string()),
-    }
+fn cancel(reactor: &ReactorHandle, unwanted: &AtomicBool) {
+    unwanted.store(true, Ordering::Relaxed);
+    // A reactor that has stopped has ended it.
+    let _ = reactor.run(Reactor::end_unwanted_races);
 }

@@ -6,8 +6,9 @@ use super::server::{Server, Starting};
 use crate::error::{Error, Result};
 use crate::reactor::{
     Accepted, Address, Bound, Incoming, ListenOptions, ReactorHandle, Seats, SentAction, Share, ToAddresses,
-    bind_all,
+    bind_all, take_over,
 };
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 impl Runtime {
@@ -54,6 +55,39 @@ impl Runtime {
             .unwrap_or_else(|error| Pending::done(Err(error)))
     }
 
+    /// Serves on sockets that listen already, such as those that a service manager has passed on, or another process with
+    /// [`Server::sockets`]: each on one of the reactors, which keeps its connections if there are as many sockets as reactors,
+    /// and hands them round otherwise.
+    ///
+    /// A [`TcpListener`](std::net::TcpListener) or a [`UnixListener`](std::os::unix::net::UnixListener) of the standard library
+    /// can be given as it is. Of the options, those that are about listening itself have no effect. A socket file stays where it
+    /// is in the end.
+    ///
+    /// Waits for the reactors; on a reactor's own thread this is [`Error::OnReactorThread`].
+    pub fn listen_on<A: Accepted, S: Into<OwnedFd>>(
+        &self,
+        options: &ListenOptions,
+        sockets: impl IntoIterator<Item = S>,
+        accept: impl Fn(&Incoming<'_>) -> A + Send + Sync + 'static,
+    ) -> Result<Server> {
+        Error::if_on_reactor_thread("Runtime::listen_on", "use the reactor's own `listen_on`")?;
+        options.check()?;
+        let reactors = self.live_reactors()?;
+        let bound =
+            sockets.into_iter().map(|socket| take_over(socket.into())).collect::<Result<Vec<Bound>>>()?;
+        if bound.is_empty() {
+            return Err(Error::InvalidSetting("there is no socket to serve on".to_owned()));
+        }
+        let addresses = bound.iter().map(|bound| bound.address.clone()).collect();
+        let enough = bound.len() >= reactors.len();
+        let mut sockets: Vec<Vec<Bound>> = reactors.iter().map(|_| Vec::new()).collect();
+        for (index, bound) in bound.into_iter().enumerate() {
+            sockets[index % reactors.len()].push(bound);
+        }
+        let server = Server::new(addresses, Seats::new(options.connections), self);
+        self.serve(options, server, &reactors, sockets, &move |_: &Address| enough, Arc::new(accept)).wait()
+    }
+
     fn begin_to_listen<A: Accepted>(
         &self,
         options: &ListenOptions,
@@ -79,7 +113,7 @@ impl Runtime {
         }
         sockets[0] = first;
         let server = Server::new(addresses, Seats::new(options.connections), self);
-        Ok(self.serve(options, server, &reactors, sockets, accept))
+        Ok(self.serve(options, server, &reactors, sockets, &spreads, accept))
     }
 
     fn serve<A: Accepted>(
@@ -88,6 +122,7 @@ impl Runtime {
         server: Server,
         reactors: &[usize],
         sockets: Vec<Vec<Bound>>,
+        direct: &(impl Fn(&Address) -> bool + Clone + Send + 'static),
         accept: Arc<impl Fn(&Incoming<'_>) -> A + Send + Sync + 'static>,
     ) -> Pending<Server> {
         let seats = server.seats().clone();
@@ -96,11 +131,12 @@ impl Runtime {
         for ((index, sockets), part) in reactors.iter().zip(sockets).zip(parts) {
             let (options, seats, accept, round) =
                 (options.clone(), seats.clone(), accept.clone(), round.clone());
+            let direct = direct.clone();
             // A reactor that has ended drops its part, which counts as its failure.
             let _ = self.reactor(*index).run(move |reactor| {
                 let served = sockets.into_iter().try_for_each(|bound| {
                     let (accept, seats) = (accept.clone(), seats.clone());
-                    if round.is_alone() || spreads(&bound.address) {
+                    if round.is_alone() || direct(&bound.address) {
                         reactor.serve(bound, &options, seats, move |incoming| accept(incoming))?;
                     } else {
                         round.clone().serve(reactor, bound, &options, seats, accept)?;

@@ -20,8 +20,8 @@ mod signal;
 mod watch;
 
 pub use crate::reactor::{
-    Accepted, Address, CloseReason, ConnectionId, Handle, HandleError, Handler, Incoming, Io, ListenOptions,
-    StreamOptions, ToAddresses, Writable, WriteAsync,
+    Accepted, Address, CloseReason, ConnectionId, Dialing, Handle, HandleError, Handler, Incoming, Io,
+    ListenOptions, StreamOptions, ToAddresses, Writable, WriteAsync,
 };
 pub use builder::RuntimeBuilder;
 pub use pending::Pending;

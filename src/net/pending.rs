@@ -75,7 +75,6 @@ impl<T> Pending<T> {
         pending
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "connecting is next"))]
     /// What is done if this is dropped before the outcome is known.
     pub(crate) fn on_drop(mut self, cancel: impl FnOnce() + Send + 'static) -> Self {
         self.cancel = Some(Box::new(cancel));

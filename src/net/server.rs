@@ -7,6 +7,8 @@ use crate::metrics::Drained;
 use crate::reactor::{Address, ReactorHandle, Seats};
 use parking_lot::Mutex;
 use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +73,28 @@ impl Server {
         }
     }
 
+    /// Copies of its listening sockets, to pass on to another process, which serves on with
+    /// [`Runtime::listen_on`]. While a copy is open, connections queue up there; a socket file stays from now on, whoever
+    /// closes what.
+    ///
+    /// Waits for the reactors; on a reactor's own thread this is [`Error::OnReactorThread`].
+    pub fn sockets(&self) -> Result<Vec<OwnedFd>> {
+        Error::if_on_reactor_thread("Server::sockets", "use `Server::sockets_async`")?;
+        self.sockets_async().wait()
+    }
+
+    /// What [`sockets`](Self::sockets) returns, without waiting.
+    pub fn sockets_async(&self) -> Pending<Vec<OwnedFd>> {
+        let (promise, pending) = promise();
+        let gathered = Arc::new(Gathered(Mutex::new((Ok(Vec::new()), Some(promise)))));
+        for reactor in &self.reactors {
+            let (seats, gathered) = (self.seats.clone(), gathered.clone());
+            // One that has stopped has none.
+            let _ = reactor.run(move |reactor| gathered.add(reactor.copy_doors(&seats)));
+        }
+        pending
+    }
+
     /// Stops: it accepts no more, its handlers' [`on_shutdown`](super::Handler::on_shutdown) is called, what has not finished
     /// within `grace` is cut off, and then this returns. Other servers of the runtime are not concerned. May be called again
     /// with a shorter grace.
@@ -116,6 +140,29 @@ impl fmt::Debug for Server {
             .field("addresses", &self.addresses)
             .field("connections", &self.connections())
             .finish_non_exhaustive()
+    }
+}
+
+/// The sockets that reactors have copied; told when the last one has.
+struct Gathered(Mutex<(Result<Vec<OwnedFd>>, Option<Promise<Vec<OwnedFd>>>)>);
+
+impl Gathered {
+    fn add(&self, copies: io::Result<Vec<OwnedFd>>) {
+        let (all, _) = &mut *self.0.lock();
+        match (&mut *all, copies) {
+            (Ok(all), Ok(copies)) => all.extend(copies),
+            (_, Err(source)) => *all = Err(Error::System { action: "copy a listening socket", source }),
+            (Err(_), Ok(_)) => {}
+        }
+    }
+}
+
+impl Drop for Gathered {
+    fn drop(&mut self) {
+        let (all, promise) = self.0.get_mut();
+        if let Some(promise) = promise.take() {
+            promise.keep(std::mem::replace(all, Ok(Vec::new())));
+        }
     }
 }
 

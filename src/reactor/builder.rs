@@ -96,6 +96,7 @@ impl ReactorBuilder {
             starved: VecDeque::new(),
             pollers: Pollers::default(),
             actions: BTreeMap::new(),
+            races: Vec::new(),
             stops: BTreeMap::new(),
             shared: Shared {
                 mailbox,

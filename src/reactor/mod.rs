@@ -20,6 +20,7 @@ pub use socket::accept::ListenerId;
 pub use socket::address::{Address, ToAddresses};
 pub use socket::incoming::{Accepted, Incoming};
 pub use socket::options::{ListenOptions, StreamOptions};
+pub use socket::race::Dialing;
 pub use stream::handler::{CloseReason, Handler};
 pub use stream::io::Io;
 pub use table::ConnectionId;
@@ -27,7 +28,8 @@ pub use threads::reactor_handle::ReactorHandle;
 pub use threads::stream_handle::{Handle, HandleError, Writable, WriteAsync};
 
 pub(crate) use pace::busy::cores;
-pub(crate) use socket::listener::{Bound, Share, bind_all};
+pub(crate) use socket::listener::{Bound, Share, bind_all, take_over};
+pub(crate) use socket::race::Contender;
 pub(crate) use socket::seats::Seats;
 pub(crate) use threads::reactor_handle::SentAction;
 
@@ -41,6 +43,7 @@ use pace::busy::Busy;
 use pace::pollers::Pollers;
 use pace::timers::{Due, Timers, deadline};
 use socket::listener::Listener;
+use socket::race::SharedRace;
 use socket::stop::Stop;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -87,6 +90,8 @@ pub struct Reactor {
     pollers: Pollers,
     /// What is to be done later, by a number that its timer has.
     actions: BTreeMap<u64, Action>,
+    /// Connections that are attempted at several addresses.
+    races: Vec<SharedRace>,
     /// Servers that are stopping, by a number that its timer has.
     stops: BTreeMap<u64, Stop>,
     shared: Shared,

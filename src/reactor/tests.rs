@@ -211,7 +211,7 @@ fn clients_get_everything_or_a_reason() {
             let (received, fate) = (Rc::default(), Rc::<RefCell<Fate>>::default());
             clients.push((sends.clone(), Rc::clone(&received), fate.clone()));
             let client = Client { sends, received, fate, rng: Rng::with_seed(seed), written: 0 };
-            reactor.connect(&Address::Tcp(([127, 0, 0, 1], 9).into()), &StreamOptions::new(), client);
+            reactor.connect(&StreamOptions::new(), &Address::Tcp(([127, 0, 0, 1], 9).into()), client);
         }
         step_until(&mut reactor, |reactor| reactor.connections() == 0);
         check_the_end(&mut reactor, &world);
@@ -287,7 +287,7 @@ fn polled_handlers_with_much_to_send_take_turns() {
     for number in 0..5 {
         world.borrow_mut().answering.push_back(Peer { echoes: true, ..Peer::default() });
         let pusher = Pusher { number, asked: asked.clone() };
-        reactor.connect(&Address::Tcp(([127, 0, 0, 1], 9).into()), &StreamOptions::new(), pusher);
+        reactor.connect(&StreamOptions::new(), &Address::Tcp(([127, 0, 0, 1], 9).into()), pusher);
     }
     step_until(&mut reactor, |_| (0..5).all(|number| asked.borrow().contains(&number)));
     asked.borrow_mut().clear();

@@ -356,7 +356,7 @@ fn a_directory_that_is_not_there_is_refused(ground: &Ground) {
     stage
         .runtime
         .reactor(0)
-        .run(move |reactor| reactor.connect(&long, &StreamOptions::new(), recorder.probe()))
+        .run(move |reactor| _ = reactor.connect(&StreamOptions::new(), &long, recorder.probe()))
         .unwrap();
     assert!(matches!(log.next(), Event::Closed(Ending::ConnectFailed(ErrorKind::InvalidInput))));
     stage.finish([]);

@@ -168,7 +168,7 @@ fn the_descriptor_needs_no_first_turn(ground: &Ground) {
         let id = Arc::new(std::sync::Mutex::new(None));
         let told = id.clone();
         let probe = recorder.probe().open(move |io| *told.lock().unwrap() = Some(io.id()));
-        reactor.connect(&listener.local_addr().clone(), &StreamOptions::new(), probe);
+        reactor.connect(&StreamOptions::new(), &listener.local_addr().clone(), probe);
         while id.lock().unwrap().is_none() {
             wait(&mut poll, None);
             reactor.turn(Some(Duration::ZERO)).unwrap();
@@ -324,7 +324,7 @@ fn dropping_a_reactor_ends_its_connections(ground: &Ground) {
         .listen(ground.fresh_address(), move |_| stubborn.probe().shutdown(|_| {}).end(|_| {}))
         .unwrap();
     let target = listener.local_addr().clone();
-    reactor.connect(&target, &StreamOptions::new(), recorder.probe().open(|io| io.write(&[1; 1 << 20])));
+    reactor.connect(&StreamOptions::new(), &target, recorder.probe().open(|io| io.write(&[1; 1 << 20])));
     turn_until(&mut reactor, None, |reactor| reactor.metrics().received_bytes > 1000);
     let handle = reactor.handle();
     drop(reactor);
@@ -343,7 +343,7 @@ fn two_reactors_on_one_thread(ground: &Ground) {
     let message = pattern(1 << 20);
     let sent = message.clone();
     let probe = recorder.probe().open(move |io| io.write(&sent));
-    other.connect(listener.local_addr(), &StreamOptions::new(), probe);
+    other.connect(&StreamOptions::new(), listener.local_addr(), probe);
     let start = Instant::now();
     while other.metrics().received_bytes < message.len() as u64 {
         assert!(start.elapsed() < DEADLINE);

@@ -184,7 +184,7 @@ fn deferred_work_connects_elsewhere(ground: &Ground) {
                         io.close();
                         answer.len()
                     });
-                reactor.connect(&target, &StreamOptions::new(), upstream);
+                reactor.connect(&StreamOptions::new(), &target, upstream);
             });
             bytes.len()
         })

@@ -14,6 +14,7 @@ mod accounts;
 mod addresses;
 mod backends;
 mod churn;
+mod connecting;
 mod embedded;
 mod endings;
 mod failing;
@@ -83,6 +84,7 @@ fn trials() -> Vec<Trial> {
         limits::suites(),
         panics::suites(),
         shutdown::suites(),
+        connecting::suites(),
         servers::suites(),
         failing::suites(),
         embedded::suites(),

@@ -192,7 +192,7 @@ fn of_a_client_that_cannot_even_begin(ground: &Ground) {
     let bystander = Peer::connect(server.local_addr());
     let impossible = Address::Unix(format!("/tmp/{}", "x".repeat(200)).into());
     let connect = move |reactor: &mut trochus::Reactor| {
-        reactor.connect(&impossible, &StreamOptions::new(), Fragile(recorder));
+        reactor.connect(&StreamOptions::new(), &impossible, Fragile(recorder));
     };
     stage.runtime.reactor(0).run(connect).unwrap();
     assert!(matches!(log.closed(), Ending::ConnectFailed(_)));

@@ -159,7 +159,7 @@ fn ends_a_connection_attempt(ground: &Ground) {
     let target = address.clone();
     let (begun, has_begun) = mpsc::channel();
     let connect = move |reactor: &mut trochus::Reactor| {
-        reactor.connect(&target, &StreamOptions::new(), recorder.probe());
+        reactor.connect(&StreamOptions::new(), &target, recorder.probe());
         begun.send(()).unwrap();
     };
     stage.runtime.reactor(0).run(connect).unwrap();

@@ -21,6 +21,7 @@ impl Reactor {
             let _ = listener.socket.shutdown(Shutdown::Both);
             contained(|| drop(listener));
         }
+        contained(|| self.abandon_races());
         for id in self.connections.ids() {
             self.abandon(id);
         }

@@ -18,7 +18,7 @@ fn reactor() -> (Reactor, Rc<RefCell<World>>) {
 /// Connects to a peer that never sends anything.
 fn connect(reactor: &mut Reactor, world: &Rc<RefCell<World>>, handler: impl Handler) {
     world.borrow_mut().answering.push_back(Peer { echoes: true, ..Peer::default() });
-    reactor.connect(&Address::Tcp(([127, 0, 0, 1], 9).into()), &StreamOptions::new(), handler);
+    reactor.connect(&StreamOptions::new(), &Address::Tcp(([127, 0, 0, 1], 9).into()), handler);
 }
 
 fn step_until(reactor: &mut Reactor, mut done: impl FnMut(&mut Reactor) -> bool) {

@@ -101,8 +101,6 @@ impl Reactor {
         if self.drain_deadline.is_some() {
             return Err(cannot(io::Error::other("this reactor is draining")));
         }
-        // What is queued when the socket closes is accepted without waiting for more.
-        socket.set_nonblocking(true).map_err(cannot)?;
         self.driver.attach(&socket).map_err(cannot)?;
         let listener = Listener {
             socket,
@@ -160,7 +158,7 @@ impl Reactor {
         let Some(mut destination) = listener.destination.take() else { return };
         match &mut destination {
             Destination::Elsewhere(share_out) => share_out(socket, peer, seat),
-            Destination::Here(make) => self.adopt(socket, peer, stream, make, seat),
+            Destination::Here(make) => self.take_in(socket, peer, stream, make, seat),
         }
         if let Some(listener) = self.listeners.get_mut(id) {
             listener.destination = Some(destination);
@@ -182,11 +180,11 @@ impl Reactor {
         make: impl FnOnce(&Incoming<'_>) -> A,
         seat: Seat,
     ) {
-        self.adopt(socket, peer, Rc::new(options), |incoming| boxed(make(incoming)), seat);
+        self.take_in(socket, peer, Rc::new(options), |incoming| boxed(make(incoming)), seat);
     }
 
     /// Takes in a connection, unless it is refused.
-    fn adopt(
+    fn take_in(
         &mut self,
         socket: Socket,
         peer: Address,
@@ -222,6 +220,9 @@ impl Reactor {
         let (stops, is_cut) = (seat.is_some_and(Seat::is_stopping), seat.is_some_and(Seat::is_cut));
         self.shared.counters.connections_opened.add(1);
         self.call(id, |handler, io| handler.on_open(io));
+        if let Some(race) = self.connections.get_mut(id).and_then(|connection| connection.link.race.take()) {
+            self.tell_winner(id, &race);
+        }
         if (self.drain_deadline.is_some() || stops) && self.is_open(id) {
             self.call(id, |handler, io| handler.on_shutdown(io));
         }
@@ -277,6 +278,11 @@ impl Reactor {
 
     /// Takes in what the kernel has accepted and nobody was told of: closing the socket would reset it.
     fn admit_queued(&mut self, id: Id) {
+        let Some(listener) = self.listeners.get(id) else { return };
+        // Not before: old rings say that nobody is there instead of waiting for somebody.
+        if listener.socket.set_nonblocking(true).is_err() {
+            return;
+        }
         for _ in 0..QUEUED_AT_MOST {
             let Some(listener) = self.listeners.get(id) else { return };
             match listener.socket.accept() {

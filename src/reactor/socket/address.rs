@@ -5,7 +5,10 @@ use socket2::{Domain, SockAddr};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+#[cfg(target_os = "linux")]
+use std::{ffi::OsString, os::unix::ffi::OsStringExt};
 
 /// The address of a stream socket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -13,7 +16,8 @@ use std::path::{Path, PathBuf};
 pub enum Address {
     /// TCP.
     Tcp(SocketAddr),
-    /// A Unix-domain stream socket at a path; the path is empty for a client's end, which has none.
+    /// A Unix-domain stream socket at a path; the path is empty for a client's end, which has none. On Linux, a path that begins
+    /// with a zero byte is a name in the abstract namespace, which needs no file.
     Unix(PathBuf),
 }
 
@@ -63,7 +67,9 @@ impl Address {
     pub(crate) fn from_sock_addr(address: &SockAddr) -> Self {
         match address.as_socket() {
             Some(address) => Address::Tcp(address),
-            None => Address::Unix(address.as_pathname().map(Path::to_path_buf).unwrap_or_default()),
+            None => {
+                Address::Unix(address.as_pathname().map(Path::to_path_buf).unwrap_or_else(|| name(address)))
+            }
         }
     }
 }
@@ -72,7 +78,10 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Tcp(address) => address.fmt(f),
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+            Address::Unix(path) => match abstract_name(path) {
+                Some(name) => write!(f, "unix:@{}", String::from_utf8_lossy(name)),
+                None => write!(f, "unix:{}", path.display()),
+            },
         }
     }
 }
@@ -83,7 +92,8 @@ impl From<SocketAddr> for Address {
     }
 }
 
-/// What can be listened on or connected to: `"host:port"`, `"[::1]:7000"`, `"unix:/path"`, a `SocketAddr`, a
+/// What can be listened on or connected to: `"host:port"`, `"[::1]:7000"`, `"unix:/path"`, on Linux `"unix:@name"` for a name in
+/// the abstract namespace, a `SocketAddr`, a
 /// `(host, port)` pair, a `Path`, or an [`Address`].
 pub trait ToAddresses {
     /// The addresses in the order in which they should be tried; never none. A name is resolved by the system, which
@@ -94,7 +104,10 @@ pub trait ToAddresses {
 impl ToAddresses for str {
     fn to_addresses(&self) -> Result<Vec<Address>> {
         match self.strip_prefix("unix:") {
-            Some(path) => Path::new(path).to_addresses(),
+            Some(path) => match path.strip_prefix('@') {
+                Some(name) if cfg!(target_os = "linux") => Path::new(&format!("\0{name}")).to_addresses(),
+                _ => Path::new(path).to_addresses(),
+            },
             None => resolve(self, self),
         }
     }
@@ -170,6 +183,22 @@ impl<A: ToAddresses + ?Sized> ToAddresses for &A {
     fn to_addresses(&self) -> Result<Vec<Address>> {
         (**self).to_addresses()
     }
+}
+
+/// The name of a socket in the abstract namespace.
+pub(super) fn abstract_name(path: &Path) -> Option<&[u8]> {
+    path.as_os_str().as_bytes().strip_prefix(&[0])
+}
+
+#[cfg(target_os = "linux")]
+fn name(address: &SockAddr) -> PathBuf {
+    let name = address.as_abstract_namespace().map(|name| [&[0], name].concat());
+    PathBuf::from(OsString::from_vec(name.unwrap_or_default()))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn name(_address: &SockAddr) -> PathBuf {
+    PathBuf::new()
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {

@@ -2,6 +2,7 @@
 
 use super::address::Address;
 use super::options::StreamOptions;
+use super::race::{Dialing, SharedRace};
 use crate::config::CONNECT_RETRY;
 use crate::driver::{Kind, Op};
 use crate::reactor::Reactor;
@@ -11,61 +12,68 @@ use crate::reactor::stream::handler::{CloseReason, Handler};
 use crate::reactor::table::Id;
 use socket2::{SockAddr, Socket, Type};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 impl Reactor {
     /// Begins to connect. The handler learns of the outcome, here at the latest once this call has returned: `on_open`, or
-    /// `on_close` with [`CloseReason::ConnectFailed`].
-    pub fn connect<H: Handler>(&mut self, address: &Address, options: &StreamOptions, handler: H) {
-        let mut handler = Box::new(handler);
-        match self.prepare_connect(address, options) {
-            Ok((socket, target)) => self.begin_connect(socket, address, target, options, handler),
-            Err(error) => {
-                self.shared.counters.connects_failed.add(1);
-                let reason = CloseReason::ConnectFailed(error);
-                if catch_unwind(AssertUnwindSafe(|| handler.on_close(&reason))).is_err() {
-                    self.shared.counters.handler_panics.add(1);
-                    crate::log::handler_panicked(address);
-                }
-                self.guarded(|_| drop(handler));
-            }
-        }
-        self.disturbed();
+    /// `on_close` with [`CloseReason::ConnectFailed`]. A reactor that drains connects no more.
+    ///
+    /// Dropping the result changes nothing; [`Dialing::cancel`] ends the attempt.
+    pub fn connect<H: Handler>(&mut self, options: &StreamOptions, address: &Address, handler: H) -> Dialing {
+        self.connect_any(options, std::slice::from_ref(address), handler)
+    }
+
+    /// Begins one attempt, or says why not.
+    pub(super) fn begin_attempt(
+        &mut self,
+        options: &StreamOptions,
+        address: &Address,
+        handler: Box<dyn Handler>,
+    ) -> io::Result<Id> {
+        let (socket, target) = self.prepare_connect(options, address)?;
+        Ok(self.insert_attempt(options, address, socket, target, handler))
     }
 
     fn prepare_connect(
         &mut self,
-        address: &Address,
         options: &StreamOptions,
+        address: &Address,
     ) -> io::Result<(Rc<Socket>, SockAddr)> {
+        if self.drain_deadline.is_some() {
+            return Err(io::Error::other("this reactor is draining"));
+        }
+        options.check()?;
         let target = address.to_sock_addr()?;
         let socket = Rc::new(Socket::new(address.domain(), Type::STREAM, None)?);
         options.apply_early((&*socket).into())?;
         if let Address::Tcp(_) = address {
             options.apply_tcp((&*socket).into())?;
         }
+        options.apply_tuning(&socket, address)?;
+        options.bind_local(&socket, address)?;
         self.driver.attach(&socket)?;
         Ok((socket, target))
     }
 
-    fn begin_connect(
+    fn insert_attempt(
         &mut self,
-        socket: Rc<Socket>,
-        address: &Address,
-        target: SockAddr,
         options: &StreamOptions,
+        address: &Address,
+        socket: Rc<Socket>,
+        target: SockAddr,
         handler: Box<dyn Handler>,
-    ) {
+    ) -> Id {
         let options = Rc::new(options.clone());
         let deadline = deadline(self.driver.now(), options.connect_timeout);
         let id = self.connections.insert(|id| Connection {
             handler,
             link: Link::new(id, socket, address.clone(), options, Phase::Connecting, None),
         });
-        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
-        self.timers.change(&mut link.phase_timer, Due::Phase(id), Some(deadline));
+        if let Some(Connection { link, .. }) = self.connections.get_mut(id) {
+            self.timers.change(&mut link.phase_timer, Due::Phase(id), Some(deadline));
+        }
         self.submit_connect(id, target);
+        id
     }
 
     fn submit_connect(&mut self, id: Id, target: SockAddr) {
@@ -85,13 +93,24 @@ impl Reactor {
         }
     }
 
+    /// Of several attempts one has succeeded.
+    fn open_first(&mut self, id: Id, race: &SharedRace) {
+        if !self.win_race(id, race) {
+            return self.change(id, |link| link.fail(CloseReason::Aborted));
+        }
+        self.opened(id);
+    }
+
     pub(in crate::reactor) fn connected(&mut self, id: Id, result: io::Result<()>) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         link.connecting = false;
         match result {
             Ok(()) if link.phase == Phase::Connecting => {
                 link.phase = Phase::Open;
-                self.opened(id);
+                match link.race.clone() {
+                    Some(race) => self.open_first(id, &race),
+                    None => self.opened(id),
+                }
             }
             Ok(()) => self.settle(id),
             // A Unix-domain server's backlog is full. On TCP the kernel tries again by itself; here nothing tells when

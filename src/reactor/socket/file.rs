@@ -26,6 +26,8 @@ pub(crate) struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
+    /// Others have the socket as well.
+    kept: bool,
 }
 
 /// Binds and listens there, in the place of a server that has gone.
@@ -52,12 +54,25 @@ pub(super) fn listen_at(
 impl SocketFile {
     fn at(path: &Path) -> io::Result<Self> {
         let metadata = fs::symlink_metadata(path)?;
-        Ok(SocketFile { path: path.to_path_buf(), device: metadata.dev(), inode: metadata.ino() })
+        Ok(SocketFile {
+            path: path.to_path_buf(),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            kept: false,
+        })
+    }
+
+    /// Leaves it where it is, for others who have the socket as well.
+    pub(in crate::reactor) fn keep(&mut self) {
+        self.kept = true;
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         let _turn = lock_directory(&self.path, PATIENCE_TO_END);
         let is_own = |there: &Metadata| (there.dev(), there.ino()) == (self.device, self.inode);
         if fs::symlink_metadata(&self.path).is_ok_and(|there| is_own(&there)) {

@@ -1,6 +1,6 @@
 //! Sockets that accept, and whom they accept for.
 
-use super::address::Address;
+use super::address::{Address, abstract_name};
 use super::file::{self, SocketFile};
 use super::incoming::Incoming;
 use super::options::{ListenOptions, OnListenError, StreamOptions};
@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::reactor::stream::handler::Handler;
 use socket2::{Socket, Type};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -121,10 +122,27 @@ fn is_nobodys(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
+/// A socket that somebody else has bound and that listens.
+pub(crate) fn take_over(socket: OwnedFd) -> Result<Bound> {
+    let socket = Socket::from(socket);
+    let address = socket.local_addr().map(|address| Address::from_sock_addr(&address));
+    let cannot = |source| Error::System { action: "serve a socket from outside", source };
+    let address = address.map_err(cannot)?;
+    #[cfg(target_os = "linux")]
+    if !socket.is_listener().map_err(cannot)? {
+        return Err(cannot(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen")));
+    }
+    // As those that are made here: each backend does with them what it needs.
+    socket.set_nonblocking(false).map_err(cannot)?;
+    socket.set_cloexec(true).map_err(cannot)?;
+    Ok(Bound { file: None, socket, address })
+}
+
 fn bind_one(address: &Address, options: &ListenOptions, share: Option<Share>) -> io::Result<Bound> {
     let socket = Socket::new(address.domain(), Type::STREAM, None)?;
     let backlog = options.backlog.min(i32::MAX as u32) as i32;
     options.stream.apply_early((&socket).into())?;
+    options.stream.apply_tuning(&socket, address)?;
     let mut file = None;
     match address {
         Address::Tcp(tcp) => {
@@ -133,7 +151,7 @@ fn bind_one(address: &Address, options: &ListenOptions, share: Option<Share>) ->
                 socket.set_only_v6(options.only_v6)?;
             }
             // Bound without sharing, the first socket fails when anybody listens there, another trochus included.
-            if share.is_some_and(|share| !share.first) {
+            if options.reuse_port || share.is_some_and(|share| !share.first) {
                 socket.set_reuse_port(true)?;
             }
             socket.bind(&address.to_sock_addr()?)?;
@@ -145,6 +163,11 @@ fn bind_one(address: &Address, options: &ListenOptions, share: Option<Share>) ->
                 socket.set_cpu_affinity(cpu)?;
             }
             options.apply_listening(&socket)?;
+            socket.listen(backlog)?;
+        }
+        // It needs no file.
+        Address::Unix(path) if abstract_name(path).is_some() => {
+            socket.bind(&address.to_sock_addr()?)?;
             socket.listen(backlog)?;
         }
         Address::Unix(path) => file = Some(file::listen_at(&socket, path, backlog, options.unix_mode)?),

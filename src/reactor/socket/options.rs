@@ -1,6 +1,7 @@
 //! How sockets are set up, and the limits of what they carry.
 
 use super::address::Address;
+use super::tuning::Tuning;
 use crate::config::{self, Limits};
 use crate::error::{Error, Result};
 use socket2::{SockRef, Socket, TcpKeepalive};
@@ -21,6 +22,7 @@ pub struct StreamOptions {
     pub(crate) connect_timeout: Duration,
     pub(crate) close_timeout: Duration,
     pub(crate) limits: Limits,
+    pub(super) tuning: Tuning,
 }
 
 impl Default for StreamOptions {
@@ -34,6 +36,7 @@ impl Default for StreamOptions {
             connect_timeout: config::CONNECT_TIMEOUT,
             close_timeout: config::CLOSE_TIMEOUT,
             limits: Limits::default(),
+            tuning: Tuning::default(),
         }
     }
 }
@@ -121,7 +124,7 @@ impl StreamOptions {
                 "input and outbox limits must be at least one byte".to_owned(),
             ));
         }
-        Ok(())
+        self.check_tuning()
     }
 
     /// Sets what must be known before the connection is made: the size of the window is agreed on then.
@@ -139,7 +142,14 @@ impl StreamOptions {
     pub(crate) fn apply_tcp(&self, socket: SockRef<'_>) -> io::Result<()> {
         socket.set_tcp_nodelay(self.nodelay)?;
         if let Some(idle) = self.keepalive {
-            socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))?;
+            let mut keepalive = TcpKeepalive::new().with_time(idle);
+            if let Some(interval) = self.tuning.keepalive_interval {
+                keepalive = keepalive.with_interval(interval);
+            }
+            if let Some(count) = self.tuning.keepalive_count {
+                keepalive = keepalive.with_retries(count);
+            }
+            socket.set_tcp_keepalive(&keepalive)?;
         }
         #[cfg(target_os = "linux")]
         if let Some(timeout) = self.user_timeout {
@@ -156,6 +166,7 @@ pub struct ListenOptions {
     pub(crate) backlog: u32,
     pub(crate) connections: usize,
     pub(crate) only_v6: bool,
+    pub(crate) reuse_port: bool,
     pub(crate) defer_accept: Option<Duration>,
     pub(crate) unix_mode: Option<u32>,
     pub(crate) on_error: Option<OnListenError>,
@@ -186,6 +197,7 @@ impl Default for ListenOptions {
             backlog: config::BACKLOG,
             connections: config::CONNECTIONS,
             only_v6: false,
+            reuse_port: false,
             defer_accept: None,
             unix_mode: None,
             on_error: None,
@@ -216,6 +228,13 @@ impl ListenOptions {
     /// Whether an IPv6 socket leaves IPv4 clients to others. Off by default: `[::]` serves both.
     pub fn only_v6(mut self, on: bool) -> Self {
         self.only_v6 = on;
+        self
+    }
+
+    /// Whether others who ask for the same may listen at the same address at the same time, such as the next version of this
+    /// program before the old one goes (`SO_REUSEPORT`). Off by default: an address that is in use is an error. TCP only.
+    pub fn reuse_port(mut self, on: bool) -> Self {
+        self.reuse_port = on;
         self
     }
 

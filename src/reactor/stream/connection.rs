@@ -4,6 +4,7 @@ use super::handler::{CloseReason, Handler};
 use crate::buf::{Inbox, Payload, Spare};
 use crate::reactor::socket::address::Address;
 use crate::reactor::socket::options::StreamOptions;
+use crate::reactor::socket::race::SharedRace;
 use crate::reactor::socket::seats::Seat;
 use crate::reactor::table::{ConnectionId, Id};
 use crate::reactor::threads::mailbox::Mailbox;
@@ -97,6 +98,8 @@ pub(in crate::reactor) struct Link {
     pub(in crate::reactor) handler_timer: Option<Instant>,
     pub(in crate::reactor) phase_timer: Option<Instant>,
     pub(in crate::reactor) retry_timer: Option<Instant>,
+    /// It is one of several attempts to make one connection, which has not been made yet.
+    pub(in crate::reactor) race: Option<SharedRace>,
     /// The place at the server's table, given back on drop.
     pub(in crate::reactor) seat: Option<Seat>,
 }
@@ -143,6 +146,7 @@ impl Link {
             handler_timer: None,
             phase_timer: None,
             retry_timer: None,
+            race: None,
             seat,
         }
     }

@@ -163,6 +163,9 @@ impl Reactor {
     }
 
     fn tell_closed(&mut self, id: Id, reason: CloseReason) {
+        if let Some(race) = self.connections.get_mut(id).and_then(|connection| connection.link.race.take()) {
+            return self.lose_attempt(id, &race, reason);
+        }
         if let Some(Connection { link, .. }) = self.connections.get_mut(id)
             && matches!(reason, CloseReason::Aborted)
         {

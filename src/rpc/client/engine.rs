@@ -161,7 +161,7 @@ impl<P: Protocol, K: Caller<P>> Engine<P, K> {
         let (reactor, stream) = (self.reactor.clone(), self.options.connection());
         // If the reactor stops first, the engine is dropped with the action, and that is the end.
         let _ = reactor.run(move |reactor| {
-            reactor.after(delay, move |reactor| reactor.connect(&address, &stream, Requester::new(self)));
+            reactor.after(delay, move |reactor| _ = reactor.connect(&stream, &address, Requester::new(self)));
         });
     }
 
