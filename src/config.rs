@@ -91,6 +91,26 @@ pub const ACCEPTS_PER_TURN: usize = 64;
 /// Requests of one connection that may wait for a late reply.
 pub const REQUESTS_IN_PROGRESS: usize = 65_536;
 
+/// Responses of one connection that wait, for the peer to read or for those before them: from here on, in bytes, no more of its
+/// requests are taken.
+pub const HELD_SOFT_BYTES: usize = 1 << 20;
+
+/// The same: beyond this the connection is closed. Reached only by requests that were taken when little was known of how large
+/// responses are.
+pub const HELD_HARD_BYTES: usize = 64 << 20;
+
+/// How long a server serves one connection's requests before it looks after the others.
+pub const SERVE_SLICE: Duration = Duration::from_millis(1);
+
+/// How long a request may be in progress at a server.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// How long a peer may take for the rest of a request that it has begun to send.
+pub const HALF_REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often one kind of fault at servers is worth a line of the log.
+pub const FAULT_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Calls of one client that wait for their response.
 pub const CALLS_IN_FLIGHT: usize = 65_536;
 
@@ -103,6 +123,7 @@ pub const LONGEST_LINGER: Duration = Duration::from_secs(24 * 60 * 60);
 /// Requests that a reactor takes from one client's lanes in one turn: as many as lie in the lanes of a few producers.
 pub const BATCH_ITEMS: usize = 65_536;
 
+const _: () = assert!(HELD_SOFT_BYTES < HELD_HARD_BYTES);
 // The pool cannot run dry for good: a buffer is held by the kernel, by a completion that has not been handled, or by
 // the handler that is running, and the last two end with the turn.
 const HELD_BY_HANDLER: usize = 1;

@@ -75,6 +75,14 @@ pub(crate) fn action_panicked() {
     warn(format_args!("an action that was handed to a reactor panicked"));
 }
 
+/// Something went wrong with a request. The caller sees to it that these are few.
+pub(crate) fn server_fault(peer: &impl fmt::Display, what: fmt::Arguments<'_>, unsaid: u64) {
+    match unsaid {
+        0 => warn(format_args!("server, peer {peer}: {what}")),
+        _ => warn(format_args!("server, peer {peer}: {what} ({unsaid} more like this since the last line)")),
+    }
+}
+
 #[cfg(feature = "tracing")]
 fn warn(message: fmt::Arguments<'_>) {
     tracing::warn!("{message}");

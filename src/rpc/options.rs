@@ -1,43 +1,9 @@
-//! Limits of request-response.
+//! Limits of clients.
 
 use crate::config;
 use crate::error::{Error, Result};
-use crate::reactor::{ListenOptions, StreamOptions};
+use crate::reactor::StreamOptions;
 use std::time::Duration;
-
-/// Options of a [`Server`](super::Server).
-#[derive(Clone, Debug)]
-#[must_use]
-pub struct ServerOptions {
-    pub(super) listen: ListenOptions,
-    pub(super) requests_in_progress: usize,
-}
-
-impl Default for ServerOptions {
-    fn default() -> Self {
-        ServerOptions { listen: ListenOptions::default(), requests_in_progress: config::REQUESTS_IN_PROGRESS }
-    }
-}
-
-impl ServerOptions {
-    /// The defaults.
-    pub fn new() -> Self {
-        ServerOptions::default()
-    }
-
-    /// Options of the listening socket and its connections.
-    pub fn listen(mut self, options: ListenOptions) -> Self {
-        self.listen = options;
-        self
-    }
-
-    /// Requests of one connection that may wait for a late reply: [`config::REQUESTS_IN_PROGRESS`] unless set. Beyond
-    /// that, the connection is not read, and back-pressure reaches its client.
-    pub fn requests_in_progress(mut self, requests: usize) -> Self {
-        self.requests_in_progress = requests.max(1);
-        self
-    }
-}
 
 /// What a client does when its connection is lost. Off unless set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

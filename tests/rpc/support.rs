@@ -127,6 +127,16 @@ pub(crate) fn read_ints(stream: &mut TcpStream, count: usize) -> Vec<i32> {
     ints(&bytes)
 }
 
+/// What a server says beside its responses: the kind, why, and the number.
+pub(crate) fn read_notice(stream: &mut TcpStream) -> (u8, u8, u64) {
+    let (mut id, mut kind, mut value) = ([0; 8], [0; 2], [0; 8]);
+    for part in [&mut id[..], &mut kind, &mut value] {
+        stream.read_exact(part).unwrap();
+    }
+    assert_eq!(u64::from_be_bytes(id), u64::MAX - 1, "a notice");
+    (kind[0], kind[1], u64::from_be_bytes(value))
+}
+
 /// All numbers up to the end of the stream.
 pub(crate) fn rest_of_ints(stream: &mut TcpStream) -> Vec<i32> {
     let mut bytes = Vec::new();

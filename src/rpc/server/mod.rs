@@ -1,29 +1,52 @@
 //! Servers: a responder for each connection.
 
-pub(super) mod order;
+mod answers;
+mod bind;
+mod clock;
+pub(super) mod connection;
+pub(super) mod fault;
+mod later;
+pub(super) mod metrics;
+mod open;
+pub(super) mod options;
+mod order;
 pub(super) mod reply;
-pub(super) mod responder;
+mod responder;
+mod serve;
 pub(super) mod service;
-pub(super) mod tasks;
+mod spawn;
+mod tasks;
+
+pub use spawn::Spawn;
 
 use crate::codec::{Protocol, Request, RequestRef, Response};
 use crate::error::Result;
-use crate::net::{self, Runtime};
-use crate::reactor::{Address, Incoming, ToAddresses};
-use crate::rpc::options::ServerOptions;
-use crate::rpc::{Reply, Service};
-use responder::Responder;
+use crate::metrics::Drained;
+use crate::net::{self, Pending, Runtime};
+use crate::reactor::{Address, ToAddresses};
+use crate::rpc::{Reply, ServerMetrics, ServerOptions, Service};
+use responder::Shared;
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use tasks::Spawning;
+use std::time::Duration;
 
 /// A request-response server on all reactors of a runtime. Dropping it stops accepting, as with [`net::Server`]; connections
 /// that were accepted live on.
-#[derive(Debug)]
+///
+/// The ways to begin one are here, and with options at [`ServerOptions`]: [`Server::builder`].
 #[must_use = "a server that is dropped stops accepting; `detach` it to let it serve on"]
-pub struct Server(net::Server);
+pub struct Server {
+    server: net::Server,
+    shared: Arc<Shared>,
+}
 
 impl Server {
+    /// Options, and then one of the ways to begin: `Server::builder().requests_in_progress(100).bind(…)`.
+    pub fn builder() -> ServerOptions {
+        ServerOptions::new()
+    }
+
     /// Serves `protocol` on `address`: `service` is called for each request, on the reactor of its connection, and answers
     /// through the [`Reply`] at once or later.
     pub fn bind<P: Protocol + Sync>(
@@ -32,11 +55,7 @@ impl Server {
         protocol: P,
         service: impl Fn(RequestRef<'_, P>, Reply<Response<P>>) + Send + Sync + 'static,
     ) -> Result<Self> {
-        let service = Arc::new(service);
-        Self::bind_each(runtime, &ServerOptions::default(), address, protocol, move |_peer| {
-            let service = service.clone();
-            move |request: RequestRef<'_, P>, reply: Reply<Response<P>>| service(request, reply)
-        })
+        ServerOptions::new().bind(runtime, address, protocol, service)
     }
 
     /// Serves with a [`Service`] of its own for each connection, which `make` makes on that connection's reactor.
@@ -47,45 +66,72 @@ impl Server {
         protocol: P,
         make: impl Fn(&Address) -> S + Send + Sync + 'static,
     ) -> Result<Self> {
-        let each = options.clone();
-        let accept =
-            move |incoming: &Incoming<'_>| Responder::new(&protocol, make(incoming.peer()), each.clone());
-        runtime.listen_with(&options.listen, address, accept).map(Server)
+        options.bind_each(runtime, address, protocol, make)
     }
 
-    /// Serves with an `async fn`. Its futures are polled on the reactor of their connection, so they need not be `Send`, and
-    /// must not block; they are woken like any others. A future that needs another executor's I/O belongs there: spawn it with
-    /// the reply of [`bind`](Self::bind).
+    /// Serves with an `async fn`: see [`ServerOptions::bind_async`].
     pub fn bind_async<P: Protocol + Sync, F: Future<Output = Response<P>> + 'static>(
         runtime: &Runtime,
         address: impl ToAddresses,
         protocol: P,
         service: impl Fn(Request<P>) -> F + Send + Sync + 'static,
     ) -> Result<Self> {
-        let service = Arc::new(service);
-        Self::bind_each(runtime, &ServerOptions::default(), address, protocol, move |_peer| {
-            let service = service.clone();
-            Spawning::new(move |request| service(request))
-        })
+        ServerOptions::new().bind_async(runtime, address, protocol, service)
     }
 
     /// Where it listens: with port 0, the port that the system chose.
     pub fn local_addr(&self) -> &Address {
-        self.0.local_addr()
+        self.server.local_addr()
     }
 
     /// Its connections at the moment.
     pub fn connections(&self) -> usize {
-        self.0.connections()
+        self.server.connections()
+    }
+
+    /// What it has done so far. Counters of the connections themselves are the runtime's.
+    pub fn metrics(&self) -> ServerMetrics {
+        self.shared.tallies.read()
+    }
+
+    /// Whether it accepts connections: not once it was closed or stopped, and not once its runtime has ended.
+    pub fn is_accepting(&self) -> bool {
+        self.server.is_accepting()
     }
 
     /// Lets it serve on without being held, until its runtime stops.
     pub fn detach(self) {
-        self.0.detach();
+        self.server.detach();
     }
 
     /// Stops accepting. Connections that were accepted live on. The same as dropping it.
     pub fn close(self) {
-        self.0.close();
+        self.server.close();
+    }
+
+    /// Stops accepting, and keeps hold of the server: to look at [`connections`](Self::connections), or to
+    /// [`stop`](Self::stop) them later.
+    pub fn stop_accepting(&self) {
+        self.server.stop_accepting();
+    }
+
+    /// Stops: it accepts no more connections and takes no more requests, answers those that it took, says goodbye where the
+    /// protocol has a way to ([`ById`](struct@crate::codec::ById)), and closes. In order, what a client finds unanswered when such a
+    /// connection ends was not taken. What has not finished within `grace` is cut off, and then this returns.
+    ///
+    /// Waits; on a reactor's own thread this is [`Error::OnReactorThread`](crate::Error::OnReactorThread), and nothing was done.
+    pub fn stop(&self, grace: Duration) -> Result<Drained> {
+        self.server.stop(grace)
+    }
+
+    /// Stops, as [`stop`](Self::stop) does, without waiting. It goes on if the result is dropped.
+    pub fn stop_async(&self, grace: Duration) -> Pending<Drained> {
+        self.server.stop_async(grace)
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.server.fmt(f)
     }
 }

@@ -1,8 +1,9 @@
 //! The right to answer one request, now or later, here or elsewhere.
 #![allow(unsafe_code)]
 
-use crate::reactor::Handle;
-use parking_lot::Mutex;
+use super::later::{Later, Said};
+use crate::reactor::Address;
+use crate::rpc::notice::Why;
 use std::cell::{Cell, UnsafeCell};
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -33,6 +34,8 @@ pub(in crate::rpc) enum Answer<R> {
     /// The reply is alive, or was sent from elsewhere.
     Later,
     Now(R),
+    /// As `Now`, and then the connection closes.
+    Last(R),
     Dropped,
 }
 
@@ -44,13 +47,6 @@ pub(in crate::rpc) struct Slot<R> {
     answer: UnsafeCell<Answer<R>>,
     /// Counted once more than this slot needs it: for the reply that is out.
     spare: Cell<NonNull<Later<R>>>,
-}
-
-/// Where replies go that were not sent while the service was being called.
-pub(in crate::rpc) struct Later<R> {
-    done: Mutex<Vec<(u64, Option<R>)>>,
-    /// None only in this file's tests.
-    handle: Option<Handle>,
 }
 
 thread_local! {
@@ -87,6 +83,13 @@ impl<R> Slot<R> {
     pub(in crate::rpc) fn new(later: &Arc<Later<R>>) -> Self {
         let (ticket, answer) = (Cell::new(NOBODY), UnsafeCell::new(Answer::Later));
         Slot { ticket, answer, spare: Cell::new(counted(later.clone())) }
+    }
+
+    /// What came of the request whose service panicked in the dispatch that has ended, if that is why it ended.
+    #[inline(always)]
+    pub(in crate::rpc) fn take_panicked(&mut self) -> Option<(u64, Answer<R>)> {
+        let ticket = self.ticket.replace(NOBODY);
+        (ticket != NOBODY).then(|| (ticket, std::mem::replace(self.answer.get_mut(), Answer::Later)))
     }
 
     /// The reply that was out has taken the spare reference with it: counts another one.
@@ -126,10 +129,24 @@ impl<'a, R> Dispatch<'a, R> {
         *self.answer() = Answer::Later;
         self.slot.ticket.set(ticket);
         let reply = Reply { later: self.slot.spare.get(), ticket, dispatch: self.number, slot: self.slot };
-        let serving = Serving(self);
         serve(reply);
-        drop(serving);
+        self.end_serving();
         self.answer()
+    }
+
+    /// The service has returned.
+    #[inline]
+    fn end_serving(&mut self) {
+        self.slot.ticket.set(NOBODY);
+        self.keep_spare();
+    }
+
+    #[inline]
+    fn keep_spare(&mut self) {
+        if let Answer::Later = self.answer() {
+            // The reply has left, and took the spare reference with it.
+            self.slot.replace_spare(self.later);
+        }
     }
 
     #[inline]
@@ -141,22 +158,12 @@ impl<'a, R> Dispatch<'a, R> {
     }
 }
 
-/// A service is being called. Ends when it returns, and also when it panics.
-struct Serving<'d, 'a, R>(&'d mut Dispatch<'a, R>);
-
-impl<R> Drop for Serving<'_, '_, R> {
-    #[inline]
-    fn drop(&mut self) {
-        self.0.slot.ticket.set(NOBODY);
-        if let Answer::Later = self.0.answer() {
-            // The reply has left, and took the spare reference with it.
-            self.0.slot.replace_spare(self.0.later);
-        }
-    }
-}
-
 impl<R> Drop for Dispatch<'_, R> {
     fn drop(&mut self) {
+        if self.slot.ticket.get() != NOBODY {
+            // The service panicked. Its request stays in the slot, to be seen by whoever catches that.
+            self.keep_spare();
+        }
         CURRENT.set(self.outer);
     }
 }
@@ -165,57 +172,100 @@ impl<R> Reply<R> {
     /// Sends the response. If the connection has ended, it goes nowhere.
     #[inline]
     pub fn send(self, response: R) {
-        self.finish(Some(response));
+        self.finish(Answer::Now(response));
     }
 
-    #[inline]
-    fn finish(self, response: Option<R>) {
+    /// Sends the response, and has the connection closed behind it once everything that came before is answered. No more
+    /// requests are taken; those that come behind this one are not served.
+    pub fn send_and_close(self, response: R) {
+        self.finish(Answer::Last(response));
+    }
+
+    /// For a request that is answered by more than one response, if the protocol knows such: see [`Parts`].
+    pub fn in_parts(self) -> Parts<R> {
+        let Reply { later, ticket, .. } = *ManuallyDrop::new(self);
+        // SAFETY: this reply has left its dispatch without a word, so the dispatch counts another reference for its slot, or
+        // has done so, and this one was the reply's alone.
+        let later = unsafe { Arc::from_raw(later.as_ptr()) };
+        Parts { later, ticket, ended: false }
+    }
+
+    /// The number of the request on its connection, counted from 0: to know it again in
+    /// [`Service::substitute`](crate::rpc::Service::substitute).
+    pub fn request_number(&self) -> u64 {
+        self.ticket
+    }
+
+    /// Who asks.
+    pub fn peer(&self) -> &Address {
+        self.later().peer()
+    }
+
+    /// Whether anybody still waits for the response: `false` once the connection has ended, or the request's time is over
+    /// ([`ServerOptions::request_timeout`](crate::rpc::ServerOptions::request_timeout)). For work that is worth giving up.
+    pub fn is_wanted(&self) -> bool {
+        self.later().is_wanted(self.ticket)
+    }
+
+    fn later(&self) -> &Later<R> {
+        // SAFETY: the reference that the slot counted for this reply, or that went over to it, is given back when the reply
+        // is consumed and not before.
+        unsafe { self.later.as_ref() }
+    }
+
+    /// The future that was to answer has panicked.
+    pub(in crate::rpc) fn panicked(self) {
         let Reply { later, ticket, dispatch, slot } = *ManuallyDrop::new(self);
-        if let Some(response) = Self::leave(slot, ticket, dispatch, response) {
-            Self::send_later(later, ticket, response);
+        if Self::leave(slot, ticket, dispatch, Answer::Dropped).is_some() {
+            Self::send_later(later, ticket, Said::Nothing(Why::Panicked));
         }
     }
 
-    /// Leaves the response in the slot, if this request is the one that is being served on this thread. The spare reference
+    #[inline]
+    fn finish(self, answer: Answer<R>) {
+        let Reply { later, ticket, dispatch, slot } = *ManuallyDrop::new(self);
+        if let Some(answer) = Self::leave(slot, ticket, dispatch, answer) {
+            Self::send_later(later, ticket, Said::from(answer));
+        }
+    }
+
+    /// Leaves the answer in the slot, if this request is the one that is being served on this thread. The spare reference
     /// then stays where it was.
     #[inline]
-    fn leave(slot: *const Slot<R>, ticket: u64, dispatch: u64, response: Option<R>) -> Option<Option<R>> {
+    fn leave(slot: *const Slot<R>, ticket: u64, dispatch: u64, left: Answer<R>) -> Option<Answer<R>> {
         if CURRENT.get() != dispatch {
-            return Some(response);
+            return Some(left);
         }
         // SAFETY: the dispatch with this number, of which there is one, is going on on this very thread: it sets `CURRENT` and
         // restores it when it is dropped, before its slot can be. So the slot is alive.
         let slot = unsafe { &*slot };
         if slot.ticket.get() != ticket {
-            return Some(response);
+            return Some(left);
         }
         // SAFETY: nobody else has a reference to the answer: other threads fail the comparison of numbers, other requests
         // that of tickets, and `Dispatch` has none as long as the slot has a ticket.
         let answer = unsafe { &mut *slot.answer.get() };
-        *answer = response.map_or(Answer::Dropped, Answer::Now);
+        *answer = left;
         None
     }
 
     /// Called once, by whoever consumes the reply.
     #[cold]
-    fn send_later(later: NonNull<Later<R>>, ticket: u64, response: Option<R>) {
+    fn send_later(later: NonNull<Later<R>>, ticket: u64, said: Said<R>) {
         // SAFETY: this reply has left its dispatch (`leave` said so), or is consumed by the service's own call for another
         // request; either way the dispatch that made it counts, or has counted, another reference for its slot, and this
         // one is the reply's alone.
         let later = unsafe { Arc::from_raw(later.as_ptr()) };
-        later.done.lock().push((ticket, response));
-        if let Some(handle) = &later.handle {
-            // If the connection has ended, nobody waits for it.
-            let _ = handle.notify();
-        }
+        // If the connection has ended, nobody waits for it.
+        let _ = later.put(ticket, said);
     }
 }
 
 impl<R> Drop for Reply<R> {
     #[inline]
     fn drop(&mut self) {
-        if Self::leave(self.slot, self.ticket, self.dispatch, None).is_some() {
-            Self::send_later(self.later, self.ticket, None);
+        if Self::leave(self.slot, self.ticket, self.dispatch, Answer::Dropped).is_some() {
+            Self::send_later(self.later, self.ticket, Said::Nothing(Why::Dropped));
         }
     }
 }
@@ -224,14 +274,13 @@ impl<R> Drop for Reply<R> {
 // it (see `leave`).
 unsafe impl<R: Send> Send for Reply<R> {}
 
-impl<R> Later<R> {
-    pub(in crate::rpc) fn new(handle: Handle) -> Arc<Self> {
-        Arc::new(Later { done: Mutex::new(Vec::new()), handle: Some(handle) })
-    }
-
-    /// Takes what was sent from elsewhere: tickets, and the responses if they were not dropped.
-    pub(in crate::rpc) fn take(&self, into: &mut Vec<(u64, Option<R>)>) {
-        std::mem::swap(&mut *self.done.lock(), into);
+impl<R> From<Answer<R>> for Said<R> {
+    fn from(answer: Answer<R>) -> Self {
+        match answer {
+            Answer::Now(response) => Said::Response(response),
+            Answer::Last(response) => Said::Last(response),
+            Answer::Later | Answer::Dropped => Said::Nothing(Why::Dropped),
+        }
     }
 }
 
@@ -240,6 +289,98 @@ impl<R> fmt::Debug for Reply<R> {
         f.debug_struct("Reply").finish_non_exhaustive()
     }
 }
+
+/// Answers one request by several responses, of which the client must know which is the last. By id, each carries the request's id;
+/// in order, they leave one behind the other when it is the request's turn.
+///
+/// Dropped without [`finish`](Self::finish), it counts as a reply that was dropped.
+#[must_use = "dropped without `finish`, it counts as a reply that was dropped"]
+pub struct Parts<R> {
+    later: Arc<Later<R>>,
+    ticket: u64,
+    ended: bool,
+}
+
+/// Why a response was not taken; it comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PushRefused<R> {
+    /// The connection has ended, or the request's time is over.
+    Closed(R),
+    /// More waits to be sent than should ([`ServerOptions::held_limits`](crate::rpc::ServerOptions::held_limits)): the client
+    /// reads too slowly.
+    Full(R),
+}
+
+impl<R> Parts<R> {
+    /// Sends one of the responses. Never waits.
+    pub fn push(&self, part: R) -> Result<(), PushRefused<R>> {
+        if !self.later.is_wanted(self.ticket) {
+            return Err(PushRefused::Closed(part));
+        }
+        push(&self.later, self.ticket, part)
+    }
+
+    /// There are no more. Says nothing on the wire: if the protocol has words for that, they are in the last response.
+    pub fn finish(mut self) {
+        self.ended = true;
+        let _ = self.later.put(self.ticket, Said::End);
+    }
+
+    /// Whether anybody still waits for them: see [`Reply::is_wanted`].
+    pub fn is_wanted(&self) -> bool {
+        self.later.is_wanted(self.ticket)
+    }
+
+    /// The number of the request on its connection: see [`Reply::request_number`].
+    pub fn request_number(&self) -> u64 {
+        self.ticket
+    }
+
+    /// Who asked.
+    pub fn peer(&self) -> &Address {
+        self.later.peer()
+    }
+}
+
+impl<R> Drop for Parts<R> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let _ = self.later.put(self.ticket, Said::Nothing(Why::Dropped));
+        }
+    }
+}
+
+impl<R> fmt::Debug for Parts<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts")
+            .field("request", &self.ticket)
+            .field("peer", self.peer())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Hands over a response that is one of several, unless there are too many already.
+pub(in crate::rpc) fn push<R>(later: &Later<R>, ticket: u64, response: R) -> Result<(), PushRefused<R>> {
+    if later.is_congested() {
+        return Err(PushRefused::Full(response));
+    }
+    match later.put(ticket, Said::Part(response)) {
+        Err(Said::Part(response)) => Err(PushRefused::Closed(response)),
+        _ => Ok(()),
+    }
+}
+
+impl<R> fmt::Display for PushRefused<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PushRefused::Closed(_) => "nobody waits for the response any more",
+            PushRefused::Full(_) => "too much waits to be sent already: the client reads too slowly",
+        })
+    }
+}
+
+impl<R: fmt::Debug> std::error::Error for PushRefused<R> {}
 
 /// Meant for Miri as well, which checks what the `SAFETY` comments say.
 #[cfg(test)]
@@ -251,19 +392,23 @@ mod tests {
     type Text = String;
 
     fn unattached() -> Arc<Later<Text>> {
-        Arc::new(Later { done: Mutex::default(), handle: None })
+        Later::new(None, std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into())
     }
 
     fn taken(later: &Later<Text>) -> Vec<(u64, Option<Text>)> {
         let mut done = Vec::new();
         later.take(&mut done);
-        done
+        let response = |said| match said {
+            Said::Response(response) => Some(response),
+            _ => None,
+        };
+        done.into_iter().map(|(ticket, said)| (ticket, response(said))).collect()
     }
 
     fn now(answer: &mut Answer<Text>) -> Option<Text> {
         match answer {
             Answer::Now(response) => Some(response.clone()),
-            Answer::Later | Answer::Dropped => None,
+            Answer::Last(_) | Answer::Later | Answer::Dropped => None,
         }
     }
 
@@ -378,7 +523,7 @@ mod tests {
 
     #[test]
     fn a_response_that_sends_a_reply_when_it_is_dropped() {
-        let later = Arc::new(Later { done: Mutex::default(), handle: None });
+        let later = Later::new(None, std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into());
         let slot = Slot::new(&later);
         let mut kept = None;
         let mut dispatch = Dispatch::begin(&slot, &later);
@@ -389,7 +534,7 @@ mod tests {
         assert!(matches!(answer, Answer::Now(Tells(None))));
         let mut done = Vec::new();
         later.take(&mut done);
-        assert!(matches!(&done[..], [(0, Some(_))]));
+        assert!(matches!(&done[..], [(0, Said::Response(_))]));
     }
 
     #[test]
@@ -442,12 +587,14 @@ mod tests {
     #[test]
     fn a_panic_in_a_service_ends_its_dispatch() {
         let later = unattached();
-        let slot = Slot::new(&later);
+        let mut slot = Slot::new(&later);
         let serving = AssertUnwindSafe(|| {
             Dispatch::begin(&slot, &later).serve(0, |_reply| panic!("on purpose"));
         });
         assert!(catch_unwind(serving).is_err());
         assert_eq!(CURRENT.get(), 0);
+        assert!(matches!(slot.take_panicked(), Some((0, Answer::Dropped))));
+        assert!(slot.take_panicked().is_none());
         let mut dispatch = Dispatch::begin(&slot, &later);
         let answer = dispatch.serve(1, |reply| reply.send("next".to_owned()));
         assert_eq!(now(answer), Some("next".to_owned()));
@@ -456,7 +603,7 @@ mod tests {
     #[test]
     fn references_are_given_back_whatever_becomes_of_replies() {
         let later = unattached();
-        let slot = Slot::new(&later);
+        let mut slot = Slot::new(&later);
         let mut kept = None;
         let mut dispatch = Dispatch::begin(&slot, &later);
         dispatch.serve(0, |reply| kept = Some(reply));
@@ -471,6 +618,7 @@ mod tests {
         });
         assert!(catch_unwind(leaves_and_panics).is_err());
         drop(dispatch);
+        assert!(matches!(slot.take_panicked(), Some((1, Answer::Later))));
         drop(slot);
         assert_eq!(Arc::strong_count(&later), 2);
         kept.take().unwrap().send("late".to_owned());

@@ -1,251 +1,287 @@
-//! The server's handler of one connection: requests in, responses out, in whatever order the protocol wants.
+//! The server's handler of one connection: requests in, responses out, in whatever order the protocol wants. The rooms: `serve`,
+//! where requests are served; `answers`, what is said of them later; this one, when to read, to go on and to end.
 
-use super::order::{Order, Turn};
-use super::reply::{Answer, Dispatch, Later, Slot};
-use crate::codec::{Correlation, CorrelationKind, Decoded, Encode, Protocol, Response};
-use crate::reactor::{Handler, Io};
+use super::clock::{Clock, Over};
+use super::connection::Connection;
+use super::fault::{self, Fault};
+use super::later::{Later, Said};
+use super::metrics::Tallies;
+use super::open::OpenRequests;
+use super::options::ServerOptions;
+use super::serve::{At, Slice, Stop};
+use crate::codec::{Correlation, CorrelationKind, Protocol, Response};
+use crate::reactor::{CloseReason, Handler, Io};
 use crate::rpc::Service;
 use crate::rpc::notice::Notice;
-use crate::rpc::options::ServerOptions;
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 pub(in crate::rpc) struct Responder<P: Protocol, S> {
-    requests: P::RequestCodec,
-    responses: P::ResponseCodec,
-    service: S,
-    options: ServerOptions,
-    later: Option<Arc<Later<Response<P>>>>,
+    pub(super) requests: P::RequestCodec,
+    pub(super) responses: P::ResponseCodec,
+    pub(super) service: S,
+    pub(super) server: Arc<Shared>,
+    pub(super) later: Option<Arc<Later<Response<P>>>>,
     /// The number of the next request.
-    next_ticket: u64,
-    open: OpenRequests<P>,
-    /// Responses that came from elsewhere and were not looked at yet.
-    done: VecDeque<(u64, Option<Response<P>>)>,
+    pub(super) next_ticket: u64,
+    pub(super) open: OpenRequests<P::Correlation>,
+    /// Responses whose turn it is and that find no room in the output.
+    pub(super) backlog: Backlog,
     /// Kept for its capacity.
-    arrived: Vec<(u64, Option<Response<P>>)>,
+    pub(super) arrived: Vec<(u64, Said<Response<P>>)>,
+    /// About how many bytes a late response has; 0 as long as there was none.
+    pub(super) usual_bytes: usize,
     /// No more requests; closes once the last one is answered.
-    finishing: bool,
-    /// Not everything that was taken will be answered.
-    is_at_fault: bool,
+    pub(super) finishing: bool,
+    pub(super) clock: Clock,
+    /// When this turn began.
+    pub(super) now: Instant,
+    pub(super) slice: Slice,
+    /// Requests of the current look at the input that were not simply answered.
+    pub(super) unusual: u64,
+    fault: Option<Fault>,
+    /// Waits for the others' turn to be over.
+    sliced: bool,
     /// Once everything is answered, the client is told what was taken.
     says_goodbye: bool,
 }
 
-/// Requests without a response yet.
-enum OpenRequests<P: Protocol> {
-    InOrder(Order<Response<P>>),
-    /// The id that goes with each response, by ticket; with no correlation there is none, and only the number counts.
-    AnyOrder(HashMap<u64, <P::Correlation as Correlation>::Id>),
+/// What the responders of a server share.
+pub(in crate::rpc) struct Shared {
+    pub(super) options: ServerOptions,
+    pub(super) tallies: Tallies,
 }
 
-/// Responses up to this many bytes are taken out of the reply's slot, for then the compiler keeps them in registers; larger
-/// ones are encoded where they lie.
-const IN_REGISTERS: usize = 16;
-
-/// Something made going on impossible; what came before is still answered.
-struct Broken;
+/// Encoded responses, in the order in which they leave.
+#[derive(Default)]
+pub(super) struct Backlog {
+    bytes: Vec<u8>,
+    start: usize,
+}
 
 impl<P: Protocol, S: Service<P>> Responder<P, S> {
-    pub(in crate::rpc) fn new(protocol: &P, service: S, options: ServerOptions) -> Self {
-        let open = match P::Correlation::KIND {
-            CorrelationKind::InOrder => OpenRequests::InOrder(Order::new()),
-            CorrelationKind::ById | CorrelationKind::Uncorrelated => OpenRequests::AnyOrder(HashMap::new()),
-        };
+    pub(in crate::rpc) fn new(protocol: &P, service: S, server: Arc<Shared>) -> Self {
+        let now = Instant::now();
         Responder {
             requests: protocol.request_codec(),
             responses: protocol.response_codec(),
             service,
-            options,
+            server,
             later: None,
             next_ticket: 0,
-            open,
-            done: VecDeque::new(),
+            open: OpenRequests::new(),
+            backlog: Backlog::default(),
             arrived: Vec::new(),
+            usual_bytes: 0,
             finishing: false,
-            is_at_fault: false,
+            clock: Clock::new(now),
+            now,
+            slice: Slice::default(),
+            unusual: 0,
+            fault: None,
+            sliced: false,
             says_goodbye: false,
         }
     }
 
-    /// Serves as many whole requests as there are and as there is room for; how many bytes they were, and how many more
-    /// the next one needs at least.
-    fn serve_all(
-        &mut self,
-        out: &mut Vec<u8>,
-        room: usize,
-        bytes: &[u8],
-    ) -> Result<(usize, usize), (usize, Broken)> {
-        let Some(later) = &self.later else { return Ok((0, 0)) };
-        let slot = Slot::new(later);
-        let mut dispatch = Dispatch::begin(&slot, later);
-        // Beyond the limit by one response: then reading pauses, and what is left comes again once there is room.
-        let full = out.len().saturating_add(room);
-        let mut consumed = 0;
-        // In variables, because the compiler would read and write them in memory for each request. A service that panics
-        // takes the output with it, as it does the connection.
-        let (mut open, most) = (self.open.len(), self.options.requests_in_progress);
-        let mut next_ticket = self.next_ticket;
-        let mut buffer = std::mem::take(out);
-        let result = loop {
-            if buffer.len() > full || open >= most {
-                break Ok((consumed, 0));
-            }
-            let decoded = P::Correlation::decode(&mut self.requests, &bytes[consumed..]);
-            let ((id, request), taken) = match decoded {
-                Ok(Decoded::Item { item, consumed }) => (item, consumed),
-                Ok(Decoded::NeedMore { at_least }) => {
-                    break Ok((consumed, (bytes.len() - consumed).saturating_add(at_least)));
-                }
-                Err(_) => break Err((bytes.len(), Broken)),
-            };
-            consumed += taken;
-            let ticket = next_ticket;
-            next_ticket += 1;
-            let mut answer = dispatch.serve(ticket, |reply| self.service.call(request, reply));
-            let mut small;
-            if const { size_of::<Response<P>>() <= IN_REGISTERS } {
-                small = std::mem::replace(answer, Answer::Later);
-                answer = &mut small;
-            }
-            let waits = open > 0 && P::Correlation::KIND == CorrelationKind::InOrder;
-            if let Answer::Dropped = answer
-                && let Some(substitute) = self.service.substitute()
-            {
-                *answer = Answer::Now(substitute);
-            }
-            match answer {
-                Answer::Now(response) if !waits => {
-                    if P::Correlation::encode(&mut self.responses, id, response, &mut buffer).is_err() {
-                        break Err((bytes.len(), Broken));
-                    }
-                }
-                Answer::Dropped if P::Correlation::KIND == CorrelationKind::Uncorrelated => {}
-                Answer::Dropped => {
-                    self.open.push_gone(ticket);
-                    break Err((bytes.len(), Broken));
-                }
-                answer => {
-                    match std::mem::replace(answer, Answer::Later) {
-                        Answer::Now(response) => self.open.push_ready(ticket, response),
-                        _ => self.open.push(ticket, id),
-                    }
-                    open += 1;
-                }
-            }
-        };
-        *out = buffer;
-        self.next_ticket = next_ticket;
-        result
+    /// Bytes of responses that wait.
+    pub(super) fn held(&self) -> usize {
+        self.backlog.len() + self.open.bytes()
     }
 
-    /// Encodes the responses that came from elsewhere and whose turn it is, as long as there is room. What is left follows
-    /// when the kernel has taken the output.
-    fn answer_later(&mut self, out: &mut Vec<u8>, room: usize) {
-        let Some(later) = &self.later else { return };
-        later.take(&mut self.arrived);
-        self.done.extend(self.arrived.drain(..));
-        let full = out.len().saturating_add(room);
-        while out.len() <= full
-            && let Some((ticket, response)) = self.done.pop_front()
-        {
-            let response = response.or_else(|| self.service.substitute());
-            match &mut self.open {
-                OpenRequests::InOrder(order) => {
-                    order.settle(ticket, response.map_or(Turn::Gone, Turn::Ready));
-                    self.release_in_order(out, full);
-                }
-                OpenRequests::AnyOrder(ids) => match (ids.remove(&ticket), response) {
-                    (Some(id), Some(response)) => {
-                        let encoded = P::Correlation::encode(&mut self.responses, id, &response, out);
-                        self.is_at_fault |= encoded.is_err();
-                    }
-                    (Some(_), None) => self.is_at_fault |= P::Correlation::KIND == CorrelationKind::ById,
-                    (None, _) => {}
-                },
-            }
+    /// Requests that may be in progress: no more than their responses will find room, if they are as large as they were.
+    fn most_open(&self) -> usize {
+        let most = self.server.options.requests_in_progress;
+        match self.usual_bytes {
+            0 => most,
+            usual => most.min((self.server.options.held_hard.saturating_sub(self.held()) / usual).max(1)),
         }
-        self.release_in_order(out, full);
     }
 
-    fn release_in_order(&mut self, out: &mut Vec<u8>, full: usize) {
-        let OpenRequests::InOrder(order) = &mut self.open else { return };
-        while out.len() <= full
-            && let Some(turn) = order.pop()
-        {
-            let encoded = match turn {
-                Turn::Ready(response) => self.responses.encode(&response, out).is_ok(),
-                Turn::Gone => false,
-            };
-            if !encoded {
-                // Nothing that comes behind it may be sent.
-                self.is_at_fault = true;
-                self.open = OpenRequests::AnyOrder(HashMap::new());
-                return;
-            }
+    /// Whether no more requests may be taken until some are answered.
+    pub(super) fn is_blocked(&self) -> bool {
+        (self.open.len() > 0 && self.open.len() >= self.most_open())
+            || self.held() > self.server.options.held_soft
+    }
+
+    /// Takes note of what is wrong; the first one counts.
+    pub(super) fn fail(&mut self, later: &Later<Response<P>>, fault: Fault) {
+        self.finishing = true;
+        if self.fault.is_none() {
+            fault::report(&fault, later.peer(), self.server.tallies.mine());
+            self.fault = Some(fault);
         }
+    }
+
+    pub(super) fn is_at_fault(&self) -> bool {
+        self.fault.is_some()
     }
 
     /// Answers what can be answered, and reads again once there is little left.
     fn go_on(&mut self, io: &mut Io<'_>) {
+        self.now = io.now();
         let room = io.room();
         self.answer_later(io.out(), room);
-        if self.finishing || self.is_at_fault {
+        let (held, options) = (self.held(), &self.server.options);
+        let (soft, hard) = (options.held_soft, options.held_hard);
+        if let Some(later) = self.later.clone() {
+            if held > hard {
+                self.fail(&later, Fault::HeldLimit { pending: held, limit: hard });
+                return io.abort();
+            }
+            later.set_congested(held > soft);
+        }
+        if self.finishing {
             self.finish(io);
-        } else if self.open.len() < self.options.requests_in_progress.div_ceil(2) {
+        } else if !self.sliced && self.open.len() < self.most_open().div_ceil(2) && held <= soft / 2 {
             io.resume_reading();
         }
+        self.arm(io);
+    }
+
+    fn arm(&mut self, io: &mut Io<'_>) {
+        self.clock.arm(io, &self.server.options, self.open.len() > 0);
     }
 
     /// No more requests are taken; what is open is still answered.
     fn finish(&mut self, io: &mut Io<'_>) {
         self.finishing = true;
         io.pause_reading();
+        if self.open.len() > 0 || self.backlog.len() > 0 || io.is_closing() {
+            return;
+        }
+        if self.says_goodbye && !self.is_at_fault() && self.server.options.notices {
+            Notice::Goodbye { taken: self.next_ticket }.encode(io.out());
+        }
+        io.close();
+    }
+
+    /// The peer sent what is no request: the service may have words for that.
+    fn answer_undecodable(&mut self, io: &mut Io<'_>, error: crate::codec::DecodeError) {
+        let Some(later) = self.later.clone() else { return };
+        let answer = self.service.on_decode_error(&error, later.peer());
+        if let Some(response) = answer
+            && P::Correlation::KIND != CorrelationKind::ById
+        {
+            let at = At { ticket: self.next_ticket, id: P::Correlation::id_from(0) };
+            // What cannot be encoded either is not sent; the connection ends in any case.
+            let _ = self.place(&at, &response, io.out());
+        }
+        self.fail(&later, Fault::Decode(error));
+    }
+
+    /// Ends requests that have had their time. How long from now the next look is due.
+    fn look_after_requests(&mut self, io: &mut Io<'_>) -> Option<Duration> {
+        let limit = self.server.options.request_timeout?;
+        let past = self.now.checked_sub(limit).filter(|_| self.open.len() > 0);
+        let (old, next) = match past {
+            Some(past) if self.clock.has_begun(past) => self.open.older_than(self.clock.millis(past)),
+            _ => (Vec::new(), None),
+        };
+        let room = io.room();
+        self.time_out(io.out(), room, &old);
         if self.open.len() == 0 {
-            if self.says_goodbye && !self.is_at_fault {
-                Notice::Goodbye { taken: self.next_ticket }.encode(io.out());
+            return None;
+        }
+        let left = next.map_or(limit, |since| limit.saturating_sub(self.clock.age(since, self.now)));
+        Some(left.max(limit / 16))
+    }
+
+    /// Looks after everything that may take too long.
+    fn look_after_time(&mut self, io: &mut Io<'_>) {
+        let requests = self.look_after_requests(io);
+        let pending = io.pending() + self.backlog.len();
+        if pending > 0 || self.is_blocked() {
+            // As long as the peer is not read, the rest cannot come.
+            self.clock.forgive(self.now);
+        }
+        let is_idle = self.open.len() == 0 && pending == 0;
+        match (self.clock.look(self.now, &self.server.options, is_idle), self.later.clone()) {
+            (Ok(next), _) => {
+                if let Some(next) = [requests, next].into_iter().flatten().min() {
+                    // Not too often, however the clock is cut.
+                    self.clock.arm_after(io, next.max(Duration::from_millis(1)));
+                }
             }
-            io.close();
+            (Err(Over::HalfRequest(limit)), Some(later)) => {
+                self.fail(&later, Fault::HalfRequest { limit });
+            }
+            (Err(Over::Idle(limit)), Some(later)) => {
+                // Everything was answered, so there is nothing to be sorry for.
+                if P::Correlation::HAS_NOTICES && self.server.options.notices {
+                    Notice::Goodbye { taken: self.next_ticket }.encode(io.out());
+                }
+                self.fail(&later, Fault::Idle { limit });
+            }
+            (Err(_), None) => {}
         }
     }
 }
 
 impl<P: Protocol, S: Service<P>> Handler for Responder<P, S> {
     fn on_open(&mut self, io: &mut Io<'_>) {
-        self.later = Some(Later::new(io.handle()));
-        self.service.on_open(io.handle());
+        let later = Later::new(Some(io.handle()), io.peer_addr().clone());
+        self.later = Some(later.clone());
+        self.now = io.now();
+        self.clock = Clock::new(self.now);
+        self.service.on_open(&Connection(later));
+        self.arm(io);
     }
 
     fn on_bytes(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> usize {
-        let room = io.room();
-        match self.serve_all(io.out(), room, bytes) {
-            Ok((consumed, wanted)) => {
-                if self.open.len() >= self.options.requests_in_progress {
-                    io.pause_reading();
-                }
-                io.expect(wanted);
-                consumed
+        let (room, now) = (io.room(), io.now());
+        let (consumed, stop) = self.serve_all(io.out(), room, now, bytes);
+        let mut half = false;
+        match stop {
+            Stop::NeedMore(at_least) => {
+                let left = bytes.len() - consumed;
+                half = left > 0;
+                io.expect(left.saturating_add(at_least));
             }
-            Err((consumed, Broken)) => {
-                self.is_at_fault = true;
-                let room = io.room();
-                let out = io.out();
-                let full = out.len().saturating_add(room);
-                self.release_in_order(out, full);
-                self.finish(io);
-                consumed
+            Stop::NoRoom => {}
+            Stop::SliceOver => {
+                self.sliced = true;
+                io.pause_reading();
+                self.clock.arm_after(io, Duration::ZERO);
             }
+            Stop::Undecodable(error) => self.answer_undecodable(io, error),
+            Stop::Finishing => {}
         }
+        self.clock.heard(now, consumed > 0, half);
+        if self.finishing {
+            let room = io.room();
+            self.release(io.out(), room);
+            self.finish(io);
+            self.arm(io);
+            return bytes.len();
+        }
+        if self.is_blocked() {
+            io.pause_reading();
+        }
+        self.arm(io);
+        consumed
     }
 
     fn on_notify(&mut self, io: &mut Io<'_>) {
+        if let Some(later) = &self.later {
+            later.about_to_take();
+        }
         self.service.on_notify();
         self.go_on(io);
     }
 
     fn on_drained(&mut self, io: &mut Io<'_>) {
-        if !self.done.is_empty() || self.open.len() > 0 {
+        if self.backlog.len() > 0 || self.open.len() > 0 {
             self.go_on(io);
         }
+    }
+
+    fn on_timer(&mut self, io: &mut Io<'_>) {
+        self.clock.fired();
+        self.sliced = false;
+        self.now = io.now();
+        self.look_after_time(io);
+        self.go_on(io);
     }
 
     fn on_end(&mut self, io: &mut Io<'_>) {
@@ -254,38 +290,40 @@ impl<P: Protocol, S: Service<P>> Handler for Responder<P, S> {
 
     fn on_shutdown(&mut self, io: &mut Io<'_>) {
         // A connection that ends for a fault ends without a word: not everything that was taken has been answered.
-        self.says_goodbye = P::Correlation::HAS_NOTICES && !self.is_at_fault;
+        self.says_goodbye = P::Correlation::HAS_NOTICES;
         self.finish(io);
+    }
+
+    fn on_close(&mut self, reason: &CloseReason) {
+        if let Some(later) = &self.later {
+            later.close();
+        }
+        self.service.on_close(reason, self.fault.as_ref());
     }
 }
 
-impl<P: Protocol> OpenRequests<P> {
-    fn len(&self) -> usize {
-        match self {
-            OpenRequests::InOrder(order) => order.len(),
-            OpenRequests::AnyOrder(ids) => ids.len(),
-        }
+impl Backlog {
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() - self.start
     }
 
-    fn push(&mut self, ticket: u64, id: <P::Correlation as Correlation>::Id) {
-        match self {
-            OpenRequests::InOrder(order) => order.push(ticket, None),
-            OpenRequests::AnyOrder(ids) => {
-                ids.insert(ticket, id);
-            }
-        }
+    /// To append to.
+    pub(super) fn text(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
     }
 
-    /// A response that waits for those before it.
-    fn push_ready(&mut self, ticket: u64, response: Response<P>) {
-        if let OpenRequests::InOrder(order) = self {
-            order.push(ticket, Some(Turn::Ready(response)));
-        }
-    }
-
-    fn push_gone(&mut self, ticket: u64) {
-        if let OpenRequests::InOrder(order) = self {
-            order.push(ticket, Some(Turn::Gone));
+    /// Moves at most so many bytes.
+    pub(super) fn move_to(&mut self, out: &mut Vec<u8>, most: usize) {
+        let end = self.start + most.min(self.len());
+        out.extend_from_slice(&self.bytes[self.start..end]);
+        self.start = end;
+        if self.start == self.bytes.len() {
+            // Gives memory back that a burst needed.
+            *self = Backlog::default();
+        } else if self.start > self.bytes.len() / 2 {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+            self.bytes.shrink_to(2 * self.bytes.len());
         }
     }
 }

@@ -1,0 +1,317 @@
+//! What a server does for one connection is bounded: in bytes, in requests, in time.
+
+use super::support::*;
+use bytes::Bytes;
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+use trochus::codec::{Int32, LengthDelimited, Pair, Protocol};
+use trochus::reactor::{Address, CloseReason, ListenOptions, StreamOptions};
+use trochus::rpc::{Fault, Missing, MissingCause, Reply, Server, ServerOptions, Service};
+use trochus::{Error, Runtime};
+
+const ANY: &str = "127.0.0.1:0";
+
+type Frames = Pair<Int32, LengthDelimited>;
+
+fn frames() -> Frames {
+    Pair::new(Int32, LengthDelimited::new())
+}
+
+type Kept = mpsc::Receiver<Reply<Bytes>>;
+
+/// Answers at once with so many bytes, but for the first request, whose reply comes out here.
+fn one_is_slow(bytes: usize) -> (impl Fn(i32, Reply<Bytes>) + Send + Sync, Kept, Arc<AtomicUsize>) {
+    let (keep, kept) = mpsc::channel();
+    let (keep, served) = (Mutex::new(keep), Arc::new(AtomicUsize::new(0)));
+    let (count, response) = (served.clone(), Bytes::from(vec![1; bytes]));
+    let service = move |n: i32, reply: Reply<Bytes>| {
+        count.fetch_add(1, Ordering::SeqCst);
+        if n == 0 {
+            keep.lock().unwrap().send(reply).unwrap();
+        } else {
+            reply.send(response.clone());
+        }
+    };
+    (service, kept, served)
+}
+
+#[test]
+fn what_is_held_behind_a_slow_request_is_limited_in_bytes() {
+    const REQUESTS: i32 = 600;
+    const BYTES: usize = 100_000;
+    on_each_backend(|runtime| {
+        let (service, kept, served) = one_is_slow(BYTES);
+        let server = Server::bind(runtime, ANY, frames(), service).unwrap();
+        let mut peer = dial(server.local_addr());
+        write_ints(&mut peer, 0..REQUESTS);
+        let slow = kept.recv_timeout(PATIENCE).unwrap();
+        let most = trochus::config::HELD_SOFT_BYTES / BYTES + 2;
+        eventually("the limit is reached", || served.load(Ordering::SeqCst) >= most - 1);
+        thread::sleep(Duration::from_millis(100));
+        assert!(served.load(Ordering::SeqCst) <= most, "{} served", served.load(Ordering::SeqCst));
+        // Nothing is lost, and it goes on in this way.
+        slow.send(Bytes::from_static(b"slow"));
+        let mut received = vec![0; 8];
+        peer.read_exact(&mut received).unwrap();
+        assert_eq!(received, b"\0\0\0\x04slow");
+        let mut received = vec![0; (REQUESTS as usize - 1) * (4 + BYTES)];
+        peer.read_exact(&mut received).unwrap();
+        assert_eq!(served.load(Ordering::SeqCst), REQUESTS as usize);
+        assert!(received.chunks(4 + BYTES).all(|frame| frame[4..].iter().all(|byte| *byte == 1)));
+    });
+}
+
+fn small_output() -> ListenOptions {
+    ListenOptions::new().stream(StreamOptions::new().send_buffer(16 << 10).output_limits(64 << 10, 1 << 20))
+}
+
+/// Tells why its connection ended.
+struct Tells<S>(S, mpsc::Sender<String>);
+
+impl<P: Protocol, S: Service<P>> Service<P> for Tells<S> {
+    fn call(
+        &mut self,
+        request: trochus::codec::RequestRef<'_, P>,
+        reply: Reply<trochus::codec::Response<P>>,
+    ) {
+        self.0.call(request, reply);
+    }
+
+    fn on_close(&mut self, _reason: &CloseReason, fault: Option<&Fault>) {
+        let _ = self.1.send(fault.map_or("nothing".to_owned(), ToString::to_string));
+    }
+}
+
+#[test]
+fn late_replies_beyond_the_hard_limit_end_the_connection() {
+    on_each_backend(|runtime| {
+        let (keep, kept) = mpsc::channel();
+        let (tell, told) = mpsc::channel();
+        let channels = Mutex::new((keep, tell));
+        let options = ServerOptions::new().listen(small_output()).held_limits(128 << 10, 1 << 20);
+        let make = move |_: &Address| {
+            let (keep, tell) = channels.lock().unwrap().clone();
+            Tells(move |_: i32, reply: Reply<Bytes>| drop(keep.send(reply)), tell)
+        };
+        let server = options.bind_each(runtime, ANY, frames(), make).unwrap();
+        let mut peer = dial(server.local_addr());
+        write_ints(&mut peer, 0..400);
+        let replies: Vec<Reply<Bytes>> = (0..400).map(|_| kept.recv_timeout(PATIENCE).unwrap()).collect();
+        // 40 MB for a peer that does not read.
+        let response = Bytes::from(vec![7; 100_000]);
+        replies.into_iter().for_each(|reply| reply.send(response.clone()));
+        let why = told.recv_timeout(PATIENCE).unwrap();
+        assert!(why.contains("bytes of responses were waiting to be sent; the limit is 1048576"), "{why}");
+        assert_eq!(server.metrics().over_limit, 1);
+        drop(peer);
+    });
+}
+
+#[test]
+fn once_it_is_known_how_large_responses_are_no_more_requests_are_taken_than_there_is_room_for() {
+    on_each_backend(|runtime| {
+        let (keep, kept) = mpsc::channel();
+        let keep = Mutex::new(keep);
+        let service = move |_: i32, reply: Reply<Bytes>| drop(keep.lock().unwrap().send(reply));
+        let options = ServerOptions::new().held_limits(128 << 10, 1 << 20);
+        let server = options.bind(runtime, ANY, frames(), service).unwrap();
+        let mut peer = dial(server.local_addr());
+        let response = Bytes::from(vec![7; 100_000]);
+        write_ints(&mut peer, [0]);
+        kept.recv_timeout(PATIENCE).unwrap().send(response.clone());
+        peer.read_exact(&mut vec![0; 100_004]).unwrap();
+        write_ints(&mut peer, 0..200);
+        let mut answered = 0;
+        let mut open = Vec::new();
+        let mut reading = peer.try_clone().unwrap();
+        let reading = thread::spawn(move || reading.read_exact(&mut vec![0; 200 * 100_004]).unwrap());
+        while answered < 200 {
+            open.push(kept.recv_timeout(PATIENCE).unwrap());
+            thread::sleep(Duration::from_millis(2));
+            open.extend(kept.try_iter());
+            assert!(open.len() <= 10, "{} in progress", open.len());
+            answered += open.len();
+            open.drain(..).for_each(|reply| reply.send(response.clone()));
+        }
+        reading.join().unwrap();
+    });
+}
+
+#[test]
+fn a_connection_with_much_to_do_lets_the_others_have_their_turn() {
+    const REQUESTS: usize = 60_000;
+    for backend in trochus::Backend::available() {
+        watched(&backend.to_string(), move || {
+            let runtime = Runtime::builder().backend(backend).reactors(1).build().unwrap();
+            let served = Arc::new(AtomicUsize::new(0));
+            let count = served.clone();
+            let service = move |n: i32, reply: Reply<i32>| {
+                if n > 0 {
+                    let begin = Instant::now();
+                    while begin.elapsed() < Duration::from_micros(20) {}
+                    count.fetch_add(1, Ordering::SeqCst);
+                }
+                reply.send(n);
+            };
+            let server = Server::bind(&runtime, ANY, Int32, service).unwrap();
+            let (mut busy, mut other) = (dial(server.local_addr()), dial(server.local_addr()));
+            write_ints(&mut busy, 1..=REQUESTS as i32);
+            let mut rounds = 0;
+            while served.load(Ordering::SeqCst) < REQUESTS {
+                write_ints(&mut other, [0]);
+                assert_eq!(read_ints(&mut other, 1), [0]);
+                rounds += 1;
+            }
+            // 1.2 seconds of work, in slices of some milliseconds: hundreds on a machine of one's own.
+            assert!(rounds >= 30, "{rounds} rounds");
+            assert_eq!(read_ints(&mut busy, REQUESTS), (1..=REQUESTS as i32).collect::<Vec<_>>());
+        });
+    }
+}
+
+/// Forgets negative requests, and has words for that if `speaks`.
+struct Forgets {
+    speaks: bool,
+    wanted: mpsc::Sender<bool>,
+}
+
+impl<P: Protocol<RequestCodec = Int32, ResponseCodec = Int32>> Service<P> for Forgets {
+    fn call(&mut self, n: i32, reply: Reply<i32>) {
+        if n >= 0 {
+            return reply.send(n);
+        }
+        let wanted = self.wanted.clone();
+        thread::spawn(move || {
+            assert!(reply.is_wanted());
+            eventually("nobody waits any more", || !reply.is_wanted());
+            let _ = wanted.send(reply.is_wanted());
+            // Too late: it goes nowhere.
+            reply.send(-9);
+        });
+    }
+
+    fn substitute(&mut self, missing: &Missing<'_>) -> Option<i32> {
+        assert!(matches!(missing.cause, MissingCause::TimedOut));
+        self.speaks.then_some(-1000 - missing.request as i32)
+    }
+}
+
+#[test]
+fn a_request_that_takes_too_long_does_not_hold_the_others_up() {
+    fn bind<P>(runtime: &Runtime, protocol: P, speaks: bool) -> (Server, mpsc::Receiver<bool>)
+    where
+        P: Protocol<RequestCodec = Int32, ResponseCodec = Int32> + Sync,
+    {
+        let (tell, told) = mpsc::channel();
+        let tell = Mutex::new(tell);
+        let make = move |_: &Address| Forgets { speaks, wanted: tell.lock().unwrap().clone() };
+        let options = ServerOptions::new().request_timeout(Duration::from_millis(200));
+        (options.bind_each(runtime, ANY, protocol, make).unwrap(), told)
+    }
+    on_each_backend(|runtime| {
+        let (server, unwanted) = bind(runtime, Int32, true);
+        let mut peer = dial(server.local_addr());
+        write_ints(&mut peer, [1, -2, 3]);
+        assert_eq!(read_ints(&mut peer, 3), [1, -1001, 3]);
+        assert!(!unwanted.recv_timeout(PATIENCE).unwrap());
+        write_ints(&mut peer, [4]);
+        assert_eq!(read_ints(&mut peer, 1), [4]);
+        assert_eq!(server.metrics().timed_out, 1);
+        // Without words for it, an in-order connection ends there, and another one goes on.
+        let (server, _) = bind(runtime, Int32, false);
+        let mut peer = dial(server.local_addr());
+        write_ints(&mut peer, [1, -2, 3]);
+        assert_eq!(rest_of_ints(&mut peer), [1]);
+        let (server, _) = bind(runtime, Int32.by_id(), false);
+        let mut peer = dial(server.local_addr());
+        write_ints(&mut peer, [0, 7, -2, 0, 8, 3]);
+        assert_eq!(read_ints(&mut peer, 3), [0, 8, 3]);
+        assert_eq!(read_notice(&mut peer), (2, 3, 7));
+        write_ints(&mut peer, [0, 9, 4]);
+        assert_eq!(read_ints(&mut peer, 3), [0, 9, 4]);
+    });
+}
+
+#[test]
+fn half_a_request_is_waited_for_a_while() {
+    on_each_backend(|runtime| {
+        let (tell, told) = mpsc::channel();
+        let tell = Mutex::new(tell);
+        let make =
+            move |_: &Address| Tells(|n: i32, reply: Reply<i32>| reply.send(n), tell.lock().unwrap().clone());
+        let options = ServerOptions::new().half_request_timeout(Duration::from_millis(300));
+        let server = options.bind_each(runtime, ANY, Int32, make).unwrap();
+        // Whoever sends whole ones, however slowly, is not concerned, nor who sends none.
+        let (mut slow, mut idle) = (dial(server.local_addr()), dial(server.local_addr()));
+        let mut peer = dial(server.local_addr());
+        peer.write_all(&[0, 0, 0, 1, 0]).unwrap();
+        for n in 0..10 {
+            write_ints(&mut slow, [n]);
+            assert_eq!(read_ints(&mut slow, 1), [n]);
+            thread::sleep(Duration::from_millis(50));
+            // A byte now and then does not help.
+            let _ = peer.write_all(&[0][..usize::from(n == 2)]);
+        }
+        assert_eq!(rest_of_ints(&mut peer), [1]);
+        drop(peer);
+        let why = told.recv_timeout(PATIENCE).unwrap();
+        assert!(why.contains("a part of a request and not the rest within 300ms"), "{why}");
+        write_ints(&mut idle, [5]);
+        assert_eq!(read_ints(&mut idle, 1), [5]);
+        assert_eq!(server.metrics().peers_timed_out, 1);
+    });
+}
+
+#[test]
+fn who_is_idle_for_too_long_is_sent_away() {
+    on_each_backend(|runtime| {
+        let options = ServerOptions::new().idle_timeout(Duration::from_millis(400));
+        let (service, kept) = keeper();
+        let server = options.bind(runtime, ANY, Int32.by_id(), service).unwrap();
+        // Whoever waits for a response is not idle.
+        let (mut waits, mut idle) = (dial(server.local_addr()), dial(server.local_addr()));
+        write_ints(&mut waits, [0, 1, 10]);
+        let (_, reply) = next(&kept);
+        assert_eq!(read_notice(&mut idle), (1, 0, 0), "goodbye: nothing was taken");
+        assert_eq!(idle.read(&mut [0]).unwrap(), 0);
+        thread::sleep(Duration::from_millis(500));
+        reply.send(11);
+        assert_eq!(read_ints(&mut waits, 3), [0, 1, 11]);
+        assert_eq!(read_notice(&mut waits), (1, 0, 1));
+    });
+}
+
+#[test]
+fn limits_that_make_no_sense_are_refused() {
+    on_each_backend(|runtime| {
+        let echo = |n: i32, reply: Reply<i32>| reply.send(n);
+        for (options, part) in [
+            (ServerOptions::new().request_timeout(Duration::ZERO), "`None` switches them off"),
+            (ServerOptions::new().half_request_timeout(Duration::ZERO), "`None` switches them off"),
+            (ServerOptions::new().idle_timeout(Duration::ZERO), "`None` switches them off"),
+            (ServerOptions::new().held_limits(0, 1), "soft limit"),
+            (ServerOptions::new().held_limits(5, 5), "soft limit"),
+        ] {
+            let error = options.bind(runtime, ANY, Int32, echo).unwrap_err();
+            assert!(matches!(&error, Error::InvalidSetting(text) if text.contains(part)), "{error}");
+        }
+        // The longest there is never comes.
+        let long = Duration::MAX;
+        let options =
+            ServerOptions::new().request_timeout(long).half_request_timeout(long).idle_timeout(long);
+        let server = options.bind(runtime, ANY, Int32, echo).unwrap();
+        let mut peer = dial(server.local_addr());
+        peer.write_all(&[0, 0]).unwrap();
+        peer.write_all(&[0, 7]).unwrap();
+        assert_eq!(read_ints(&mut peer, 1), [7]);
+        // A codec that takes more than its connection keeps.
+        let stream = StreamOptions::new().input_limit(1 << 20);
+        let options = ServerOptions::new().listen(ListenOptions::new().stream(stream));
+        let codec = LengthDelimited::new().max_frame_bytes(8 << 20);
+        let error = options.bind(runtime, ANY, codec, |_: &[u8], _| {}).unwrap_err();
+        assert!(error.to_string().contains("input_limit"), "{error}");
+    });
+}
