@@ -14,11 +14,27 @@ pub const POOL_BUFFER_BYTES: usize = 256 << 10;
 /// [`POOL_BUFFER_BYTES`] pass through the cache. The window doubles whenever the kernel found none.
 pub const POOL_WINDOW: u16 = 16;
 
+/// Small receive buffers of a reactor on a backend where the kernel picks the buffer. A connection whose messages are
+/// small receives into these, so that thousands of them find one each; only those in use are ever touched.
+pub const SMALL_BUFFERS: u16 = 4096;
+
+/// Bytes of a small receive buffer. A connection that fills one receives into the large ones from then on.
+pub const SMALL_BUFFER_BYTES: usize = 2 << 10;
+
+/// Small receive buffers that lie ready for the kernel at first, as [`POOL_WINDOW`].
+pub const SMALL_WINDOW: u16 = 64;
+
+/// A connection that received this often in a row no more than a small buffer holds receives into small ones again.
+pub const SMALL_AFTER: u8 = 32;
+
+/// Bytes of one send. What is longer leaves in several, so that progress shows.
+pub const SEND_BYTES: usize = 512 << 10;
+
 /// Entries of the submission queue. A full queue is submitted early, so this bounds memory, not operations.
 pub const SUBMISSION_ENTRIES: u32 = 512;
 
-/// Entries of the completion queue. One turn can complete every buffer of the pool, a send for each of a thousand
-/// connections, and some accepts, wakes and cancellations.
+/// Entries of the completion queue. One turn can complete every buffer of the pool, a send for each entry of the
+/// submission queue, and some accepts, wakes and cancellations. Whoever submits more is made to take completions meanwhile.
 pub const COMPLETION_ENTRIES: u32 = 8192;
 
 /// Output of a connection that waits for its peer: from here on its input is not read.
@@ -88,6 +104,10 @@ pub const RECEIVES_PER_TURN: usize = 16;
 /// Accepts of one listener in one turn on a backend that makes them itself.
 pub const ACCEPTS_PER_TURN: usize = 64;
 
+/// Sockets that become ready of which one turn hears, on a backend that asks for readiness. With thousands of connections
+/// the turns stay short, and a turn's connections and buffers in the cache.
+pub const EVENTS_PER_TURN: usize = 64;
+
 /// Requests of one connection that may wait for a late reply.
 pub const REQUESTS_IN_PROGRESS: usize = 65_536;
 
@@ -132,8 +152,12 @@ const _: () = assert!(POOL_BUFFERS as usize >= POOL_WINDOW as usize + HELD_BY_HA
 const _: () =
     assert!(POOL_BUFFERS.is_power_of_two() && POOL_WINDOW.is_power_of_two() && POOL_BUFFERS <= 1 << 15);
 const _: () = assert!(POOL_BUFFER_BYTES.is_multiple_of(4096));
-// A turn's completions find room: the pool's receives, and a send for each entry of the submission queue.
-const _: () = assert!(COMPLETION_ENTRIES >= POOL_BUFFERS as u32 + 2 * SUBMISSION_ENTRIES);
+// Both groups have a range of numbers of their own, and small buffers are much smaller than large ones.
+const _: () = assert!(SMALL_BUFFERS.is_power_of_two() && SMALL_BUFFERS <= 1 << 15);
+const _: () = assert!(SMALL_BUFFER_BYTES * 4 <= POOL_BUFFER_BYTES);
+// A turn's completions find room: the pools' receives, and a send for each entry of the submission queue.
+const _: () =
+    assert!(COMPLETION_ENTRIES >= POOL_BUFFERS as u32 + SMALL_BUFFERS as u32 + 2 * SUBMISSION_ENTRIES);
 // Reading pauses before the connection is given up, with room for what one turn can still bring.
 const _: () = assert!(OUTPUT_SOFT_BYTES + POOL_WINDOW as usize * POOL_BUFFER_BYTES < OUTPUT_HARD_BYTES);
 
@@ -142,11 +166,39 @@ const _: () = assert!(OUTPUT_SOFT_BYTES + POOL_WINDOW as usize * POOL_BUFFER_BYT
 pub(crate) struct PoolConfig {
     pub(crate) buffers: u16,
     pub(crate) buffer_bytes: usize,
+    pub(crate) small_buffers: u16,
+    pub(crate) small_buffer_bytes: usize,
+}
+
+impl PoolConfig {
+    /// Whether there is a group of small buffers: not beside buffers that are small themselves.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn has_small(&self) -> bool {
+        self.small_buffers > 0 && self.small_buffer_bytes <= self.buffer_bytes / 4
+    }
 }
 
 impl Default for PoolConfig {
     fn default() -> Self {
-        PoolConfig { buffers: POOL_BUFFERS, buffer_bytes: POOL_BUFFER_BYTES }
+        PoolConfig {
+            buffers: POOL_BUFFERS,
+            buffer_bytes: POOL_BUFFER_BYTES,
+            small_buffers: SMALL_BUFFERS,
+            small_buffer_bytes: SMALL_BUFFER_BYTES,
+        }
+    }
+}
+
+/// The sizes of a ring's queues.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RingEntries {
+    pub(crate) submission: u32,
+    pub(crate) completion: u32,
+}
+
+impl Default for RingEntries {
+    fn default() -> Self {
+        RingEntries { submission: SUBMISSION_ENTRIES, completion: COMPLETION_ENTRIES }
     }
 }
 

@@ -78,7 +78,7 @@ metrics! {
     turns: "counter", " Turns of the run loop.";
     enters: "counter", " Entries into the kernel to submit or wait.";
     completions: "counter", " Completions that were reaped.";
-    completion_overflows: "counter", " Completions that found the completion queue full and came late.";
+    completion_overflows: "counter", " Entries into the kernel around which completions found their queue full; they came late, and none was lost.";
     commands: "counter", " Commands from other threads.";
     wakes_sent: "counter", " Times that another thread had to signal a sleeping reactor.";
     wakes_saved: "counter", " Times that it found the reactor awake and did not have to.";

@@ -29,8 +29,9 @@ pub enum Event<P> {
     /// Bytes arrived, or the stream ended. `ENOBUFS`: every buffer of the pool is on loan; arm again when
     /// some were released.
     Received(io::Result<Received>),
-    /// A send ended; the payload comes back. Fewer bytes than the payload holds: an error (or a
-    /// cancellation) struck after these; sending the rest shows which.
+    /// A send ended; the payload comes back. Fewer bytes than the payload holds: that was as much as one send
+    /// takes ([`bytes_per_send`](crate::Settings::bytes_per_send)), or an error (or a cancellation) struck after
+    /// these; sending the rest shows which.
     Sent(io::Result<usize>, P),
 }
 

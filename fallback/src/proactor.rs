@@ -15,9 +15,6 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Most readiness events that one system call returns. More wait for the next turn.
-const EVENTS: usize = 1024;
-
 /// No descriptor has this number.
 const WAKER: Token = Token(usize::MAX);
 
@@ -62,7 +59,7 @@ impl<P: Payload> Proactor<P> {
         let waker = Waker::new(mio::Waker::new(poll.registry(), WAKER)?);
         Ok(Self {
             poll,
-            events: Events::with_capacity(EVENTS),
+            events: Events::with_capacity(settings.events_per_turn),
             waker,
             slots: Vec::new(),
             queue: VecDeque::new(),
@@ -137,8 +134,8 @@ impl<P: Payload> Proactor<P> {
         self.submitted(socket, token, outcome, |error| Event::Received(Err(error)));
     }
 
-    /// Sends the whole payload, however many attempts that takes. One [`Event::Sent`] when all is sent, or
-    /// when an error ended it; it gives the payload back.
+    /// Sends the payload, however many attempts that takes. One [`Event::Sent`] when all is sent, or as much as
+    /// [`bytes_per_send`](Settings::bytes_per_send) says, or when an error ended it; it gives the payload back.
     ///
     /// At most one send is pending on a socket: another is a panic in debug builds, and otherwise completes
     /// with `EBUSY`.

@@ -11,6 +11,8 @@ use std::io;
 /// | [`receives_per_turn`](Settings::receives_per_turn) | 8 |
 /// | [`sends_per_turn`](Settings::sends_per_turn) | 8 |
 /// | [`accepts_per_turn`](Settings::accepts_per_turn) | 64 |
+/// | [`bytes_per_send`](Settings::bytes_per_send) | unlimited |
+/// | [`events_per_turn`](Settings::events_per_turn) | 1024 |
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Settings {
@@ -19,6 +21,8 @@ pub struct Settings {
     pub(crate) receives_per_turn: usize,
     pub(crate) sends_per_turn: usize,
     pub(crate) accepts_per_turn: usize,
+    pub(crate) bytes_per_send: usize,
+    pub(crate) events_per_turn: usize,
 }
 
 impl Default for Settings {
@@ -29,6 +33,8 @@ impl Default for Settings {
             receives_per_turn: 8,
             sends_per_turn: 8,
             accepts_per_turn: 64,
+            bytes_per_send: usize::MAX,
+            events_per_turn: 1024,
         }
     }
 }
@@ -66,6 +72,20 @@ impl Settings {
         self
     }
 
+    /// After how many bytes a send completes although its payload has more, so that progress shows: the caller sends
+    /// the rest. At least 1.
+    pub fn bytes_per_send(mut self, bytes: usize) -> Self {
+        self.bytes_per_send = bytes;
+        self
+    }
+
+    /// How many readiness events one [`wait`](crate::Proactor::wait) takes from the selector; more wait for the next.
+    /// Few of them keep turns short where thousands of sockets are ready. At least 1.
+    pub fn events_per_turn(mut self, count: usize) -> Self {
+        self.events_per_turn = count;
+        self
+    }
+
     /// Checks every limit; returns the size of the whole pool in bytes.
     pub(crate) fn pool_bytes(&self) -> io::Result<usize> {
         let limits = [
@@ -74,6 +94,8 @@ impl Settings {
             ("receives_per_turn", self.receives_per_turn),
             ("sends_per_turn", self.sends_per_turn),
             ("accepts_per_turn", self.accepts_per_turn),
+            ("bytes_per_send", self.bytes_per_send),
+            ("events_per_turn", self.events_per_turn),
         ];
         if let Some((name, _)) = limits.iter().find(|(_, value)| *value == 0) {
             return Err(invalid(format!("{name} is 0; it must be at least 1")));
@@ -111,6 +133,8 @@ mod tests {
             (Settings::default().receives_per_turn(0), "receives_per_turn is 0"),
             (Settings::default().sends_per_turn(0), "sends_per_turn is 0"),
             (Settings::default().accepts_per_turn(0), "accepts_per_turn is 0"),
+            (Settings::default().bytes_per_send(0), "bytes_per_send is 0"),
+            (Settings::default().events_per_turn(0), "events_per_turn is 0"),
         ];
         for (settings, expected) in cases {
             let error = settings.pool_bytes().unwrap_err();

@@ -187,7 +187,8 @@ impl<P: Payload> Source<P> {
         let token = connect.token;
         let outcome = match connect.address.take() {
             Some(address) => match self.socket.connect(&address) {
-                Err(error) if sys::connect_goes_on(&error) => None,
+                // Over loopback it is established by now, as a rule; to see that costs less than to wait for it.
+                Err(error) if sys::connect_goes_on(&error) => sys::connect_outcome(&self.socket),
                 outcome => Some(outcome),
             },
             None if self.writable => sys::connect_outcome(&self.socket),
@@ -211,7 +212,12 @@ impl<P: Payload> Source<P> {
             let Some(send) = &mut self.send else { return };
             match send.transmit(&self.socket) {
                 Ok(Some(0)) => self.end_send(Some(ErrorKind::WriteZero.into()), turn),
-                Ok(Some(sent)) => send.sent += sent,
+                Ok(Some(sent)) => {
+                    send.sent += sent;
+                    if send.sent >= turn.settings.bytes_per_send {
+                        return self.end_send(None, turn);
+                    }
+                }
                 Ok(None) => self.end_send(None, turn),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.writable = false;

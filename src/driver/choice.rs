@@ -1,7 +1,7 @@
 //! Which backend, and why not the other one.
 
 use super::Driver;
-use crate::config::{PoolConfig, UringFeatures};
+use crate::config::{PoolConfig, RingEntries, UringFeatures};
 use crate::error::{Error, Result};
 use std::fmt;
 use std::io;
@@ -23,8 +23,8 @@ pub enum Backend {
 impl Backend {
     /// The backends that work on this machine, the best one first.
     pub fn available() -> Vec<Backend> {
-        let probe = PoolConfig { buffers: 1, buffer_bytes: 4096 };
-        let io_uring = open_uring(&probe, UringFeatures::default()).is_ok();
+        let probe = PoolConfig { buffers: 1, buffer_bytes: 4096, small_buffers: 0, ..PoolConfig::default() };
+        let io_uring = open_uring(&probe, &Choice::default()).is_ok();
         if io_uring { vec![Backend::IoUring, Backend::Fallback] } else { vec![Backend::Fallback] }
     }
 }
@@ -57,28 +57,44 @@ impl FromStr for Backend {
 pub(crate) struct Choice {
     pub(crate) backend: Backend,
     pub(crate) without: UringFeatures,
+    pub(crate) entries: RingEntries,
+}
+
+/// A backend, and why it is this one.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    pub(crate) driver: Driver,
+    pub(crate) reason: String,
 }
 
 /// Opens the backend that was asked for, on the thread that will use it.
-pub(crate) fn choose(choice: Choice, pool: &PoolConfig) -> Result<Driver> {
-    let (backend, without) = (from_environment(choice.backend)?, features_from_environment(choice.without)?);
+pub(crate) fn choose(choice: Choice, pool: &PoolConfig) -> Result<Chosen> {
+    let (backend, asked_by) = asked(choice.backend)?;
+    let choice = Choice { without: features_from_environment(choice.without)?, ..choice };
+    let asked_for = |driver| Chosen { driver, reason: format!("{asked_by} asks for it") };
     match backend {
-        Backend::Fallback => open_fallback(pool),
-        Backend::IoUring => open_uring(pool, without).map_err(|source| {
+        Backend::Fallback => open_fallback(pool).map(asked_for),
+        Backend::IoUring => open_uring(pool, &choice).map(asked_for).map_err(|source| {
             let advice = advice(&source);
             Error::BackendUnavailable { backend, advice, source }
         }),
-        Backend::Auto => open_uring(pool, without).or_else(|error| {
-            crate::log::io_uring_unavailable(&error, &advice(&error));
-            open_fallback(pool)
-        }),
+        Backend::Auto => match open_uring(pool, &choice) {
+            Ok(driver) => Ok(Chosen { driver, reason: "io_uring works here, which is preferred".to_owned() }),
+            Err(error) => {
+                let advice = advice(&error);
+                crate::log::io_uring_unavailable(&error, &advice);
+                let reason = format!("io_uring does not work here: {error} ({advice})");
+                Ok(Chosen { driver: open_fallback(pool)?, reason })
+            }
+        },
     }
 }
 
-fn from_environment(asked: Backend) -> Result<Backend> {
+/// The backend that is asked for, and who asks for it.
+fn asked(by_builder: Backend) -> Result<(Backend, &'static str)> {
     match std::env::var("TROCHUS_BACKEND") {
-        Ok(name) if asked == Backend::Auto && !name.is_empty() => name.parse(),
-        _ => Ok(asked),
+        Ok(name) if by_builder == Backend::Auto && !name.is_empty() => Ok((name.parse()?, "TROCHUS_BACKEND")),
+        _ => Ok((by_builder, "the builder")),
     }
 }
 
@@ -96,12 +112,12 @@ fn open_fallback(pool: &PoolConfig) -> Result<Driver> {
 }
 
 #[cfg(target_os = "linux")]
-fn open_uring(pool: &PoolConfig, without: UringFeatures) -> io::Result<Driver> {
-    Driver::uring(pool, without)
+fn open_uring(pool: &PoolConfig, choice: &Choice) -> io::Result<Driver> {
+    Driver::uring(pool, choice)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn open_uring(_pool: &PoolConfig, _without: UringFeatures) -> io::Result<Driver> {
+fn open_uring(_pool: &PoolConfig, _choice: &Choice) -> io::Result<Driver> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

@@ -13,7 +13,7 @@ mod token;
 mod uring;
 
 pub use choice::Backend;
-pub(crate) use choice::{Choice, choose};
+pub(crate) use choice::{Choice, Chosen, choose};
 pub(crate) use token::{GENERATIONS, Kind, Token};
 
 use crate::buf::{BufferId, Payload};
@@ -77,6 +77,26 @@ pub(crate) struct Lent {
     pub(crate) buffer: BufferId,
     pub(crate) start: usize,
     pub(crate) len: usize,
+}
+
+/// Buffers of one size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum BufferGroup {
+    Large,
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only the ring has such a group"))]
+    Small,
+}
+
+impl BufferGroup {
+    pub(crate) const COUNT: usize = 2;
+    pub(crate) const ALL: [BufferGroup; BufferGroup::COUNT] = [BufferGroup::Large, BufferGroup::Small];
+
+    /// The number that the kernel knows it by.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn id(self) -> u16 {
+        self as u16
+    }
 }
 
 /// The pool has no buffer for a receive: arm it again when some came back.
@@ -148,8 +168,8 @@ macro_rules! each {
 
 impl Driver {
     #[cfg(target_os = "linux")]
-    pub(crate) fn uring(pool: &PoolConfig, without: crate::config::UringFeatures) -> io::Result<Self> {
-        Ok(Driver::Uring(Box::new(uring::Uring::new(pool, without)?)))
+    pub(crate) fn uring(pool: &PoolConfig, choice: &Choice) -> io::Result<Self> {
+        Ok(Driver::Uring(Box::new(uring::Uring::new(pool, choice.entries, choice.without)?)))
     }
 
     pub(crate) fn readiness(pool: &PoolConfig) -> io::Result<Self> {
@@ -231,9 +251,14 @@ impl Driver {
         each!(self, driver => driver.release(buffer));
     }
 
-    /// Receives that could be armed now and find a buffer.
-    pub(crate) fn free_buffers(&self) -> usize {
-        each!(self, driver => driver.free_buffers())
+    /// The group whose buffers a connection receives into.
+    pub(crate) fn group(&self, receive: Token) -> BufferGroup {
+        each!(self, driver => driver.group(receive))
+    }
+
+    /// Receives into this group that could be armed now and find a buffer.
+    pub(crate) fn free_buffers(&self, group: BufferGroup) -> usize {
+        each!(self, driver => driver.free_buffers(group))
     }
 
     /// Buffers on loan.
@@ -244,6 +269,11 @@ impl Driver {
     /// Operations without their final completion.
     pub(crate) fn in_flight(&self) -> usize {
         each!(self, driver => driver.in_flight())
+    }
+
+    /// Whether a wait that does not sleep could find anything. Asks the kernel nothing.
+    pub(crate) fn may_have_completed(&mut self) -> bool {
+        each!(self, driver => driver.may_have_completed())
     }
 
     /// Whether the next wait has something to do that the [`descriptor`](Self::descriptor) does not show.

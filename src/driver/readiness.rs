@@ -1,8 +1,10 @@
 //! The readiness backend: the same operations over `trochus-fallback`, where epoll or kqueue is all there is.
 
-use super::{Capabilities, Completion, DriverStats, DriverWaker, Event, Lent, Op, Received, Token};
+use super::{
+    BufferGroup, Capabilities, Completion, DriverStats, DriverWaker, Event, Lent, Op, Received, Token,
+};
 use crate::buf::{BufferId, Payload};
-use crate::config::{ACCEPTS_PER_TURN, PoolConfig, RECEIVES_PER_TURN};
+use crate::config::{ACCEPTS_PER_TURN, EVENTS_PER_TURN, PoolConfig, RECEIVES_PER_TURN, SEND_BYTES};
 use socket2::Socket;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, RawFd};
@@ -29,7 +31,9 @@ impl Readiness {
             .buffers(pool.buffers)
             .buffer_bytes(pool.buffer_bytes)
             .receives_per_turn(RECEIVES_PER_TURN)
-            .accepts_per_turn(ACCEPTS_PER_TURN);
+            .accepts_per_turn(ACCEPTS_PER_TURN)
+            .bytes_per_send(SEND_BYTES)
+            .events_per_turn(EVENTS_PER_TURN);
         Ok(Readiness { proactor: Proactor::new(settings)?, buffers: usize::from(pool.buffers), enters: 0 })
     }
 
@@ -76,7 +80,12 @@ impl Readiness {
         self.proactor.release(fallback::BufferId::new(buffer.0));
     }
 
-    pub(crate) fn free_buffers(&self) -> usize {
+    /// All buffers are of one size.
+    pub(crate) fn group(&self, _receive: Token) -> BufferGroup {
+        BufferGroup::Large
+    }
+
+    pub(crate) fn free_buffers(&self, _group: BufferGroup) -> usize {
         self.proactor.free_buffers()
     }
 
@@ -86,6 +95,10 @@ impl Readiness {
 
     pub(crate) fn in_flight(&self) -> usize {
         self.proactor.pending()
+    }
+
+    pub(crate) fn may_have_completed(&self) -> bool {
+        true
     }
 
     pub(crate) fn has_work(&self) -> bool {

@@ -4,7 +4,9 @@
 //! receives. Completions come late, in any order across operations, and in pieces of any size; operations end early,
 //! are interrupted, find no buffer, or fail. Time passes only when nothing else can happen.
 
-use super::{Capabilities, Completion, DriverStats, DriverWaker, Event, Lent, Op, Received, Token};
+use super::{
+    BufferGroup, Capabilities, Completion, DriverStats, DriverWaker, Event, Lent, Op, Received, Token,
+};
 use crate::buf::{BufferId, Payload};
 use fastrand::Rng;
 use socket2::{Domain, Socket, Type};
@@ -306,7 +308,12 @@ impl Simulated {
         self.free.push(buffer);
     }
 
-    pub(crate) fn free_buffers(&self) -> usize {
+    /// All buffers are of one size.
+    pub(crate) fn group(&self, _receive: Token) -> BufferGroup {
+        BufferGroup::Large
+    }
+
+    pub(crate) fn free_buffers(&self, _group: BufferGroup) -> usize {
         self.free.len()
     }
 
@@ -316,6 +323,10 @@ impl Simulated {
 
     pub(crate) fn in_flight(&self) -> usize {
         self.operations.len() + self.late.iter().filter(|(_, completion)| !completion.more).count()
+    }
+
+    pub(crate) fn may_have_completed(&self) -> bool {
+        true
     }
 
     pub(crate) fn has_work(&self) -> bool {

@@ -7,8 +7,8 @@ use super::table::Table;
 use super::threads::mailbox::Mailbox;
 use super::{Reactor, Shared};
 use crate::buf::Spare;
-use crate::config::{BusyPoll, PoolConfig, SPARE_BYTES, UringFeature};
-use crate::driver::{self, Backend, Choice, Driver};
+use crate::config::{BusyPoll, PoolConfig, RingEntries, SPARE_BYTES, UringFeature};
+use crate::driver::{self, Backend, BufferGroup, Choice, Chosen, Driver};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -33,7 +33,25 @@ impl ReactorBuilder {
     /// are. [`config::POOL_BUFFERS`](crate::config::POOL_BUFFERS) of
     /// [`config::POOL_BUFFER_BYTES`](crate::config::POOL_BUFFER_BYTES) unless set.
     pub fn pool(mut self, buffers: u16, buffer_bytes: usize) -> Self {
-        self.pool = PoolConfig { buffers, buffer_bytes };
+        (self.pool.buffers, self.pool.buffer_bytes) = (buffers, buffer_bytes);
+        self
+    }
+
+    /// The small buffers of the receive pool, for connections whose messages are small: how many (a power of two up to 2^15,
+    /// or 0 for none), and how large each is. They exist where the kernel picks the buffer, beside buffers that are at least
+    /// four times as large. [`config::SMALL_BUFFERS`](crate::config::SMALL_BUFFERS) of
+    /// [`config::SMALL_BUFFER_BYTES`](crate::config::SMALL_BUFFER_BYTES) unless set.
+    pub fn small_pool(mut self, buffers: u16, buffer_bytes: usize) -> Self {
+        (self.pool.small_buffers, self.pool.small_buffer_bytes) = (buffers, buffer_bytes);
+        self
+    }
+
+    /// The sizes of an io_uring's queues: operations that are submitted at a time, and completions that can wait to be
+    /// taken; the kernel rounds up to powers of two. More completions than that are late and not lost, and counted
+    /// ([`Metrics::completion_overflows`](crate::Metrics)). [`config::SUBMISSION_ENTRIES`](crate::config::SUBMISSION_ENTRIES)
+    /// and [`config::COMPLETION_ENTRIES`](crate::config::COMPLETION_ENTRIES) unless set.
+    pub fn ring_entries(mut self, submission: u32, completion: u32) -> Self {
+        self.choice.entries = RingEntries { submission, completion };
         self
     }
 
@@ -69,17 +87,33 @@ impl ReactorBuilder {
     /// A reactor that nothing but its own loop waits for.
     pub(crate) fn build_alone(&self) -> Result<Reactor> {
         self.check()?;
-        Ok(self.build_over(driver::choose(self.choice, &self.pool)?))
+        let Chosen { driver, reason } = driver::choose(self.choice, &self.pool)?;
+        let mut reactor = self.build_over(driver);
+        reactor.backend_reason = reason;
+        Ok(reactor)
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        let PoolConfig { buffers, buffer_bytes } = self.pool;
+        let PoolConfig { buffers, buffer_bytes, small_buffers, small_buffer_bytes } = self.pool;
         if !buffers.is_power_of_two() || buffers > 1 << 15 {
             let message = format!("the pool must have 1, 2, 4 … 32768 buffers, not {buffers}");
             return Err(Error::InvalidSetting(message));
         }
-        if buffer_bytes == 0 || buffer_bytes > 1 << 30 {
-            let message = format!("a pool buffer must have 1 byte to 1 GiB, not {buffer_bytes} bytes");
+        if small_buffers > 0 && (!small_buffers.is_power_of_two() || small_buffers > 1 << 15) {
+            let message = format!("the pool must have 0, 1, 2, 4 … 32768 small buffers, not {small_buffers}");
+            return Err(Error::InvalidSetting(message));
+        }
+        for bytes in [buffer_bytes, small_buffer_bytes] {
+            if bytes == 0 || bytes > 1 << 30 {
+                let message = format!("a pool buffer must have 1 byte to 1 GiB, not {bytes} bytes");
+                return Err(Error::InvalidSetting(message));
+            }
+        }
+        let RingEntries { submission, completion } = self.choice.entries;
+        if submission == 0 || completion < submission || completion > 1 << 16 || submission > 1 << 15 {
+            let message = format!(
+                "a ring has 1 to 32768 submission entries and as many completion entries at least, up to 65536,                  not {submission} and {completion}"
+            );
             return Err(Error::InvalidSetting(message));
         }
         Ok(())
@@ -89,11 +123,12 @@ impl ReactorBuilder {
         let (mailbox, now) = (Arc::new(Mailbox::new(driver.waker())), driver.now());
         Reactor {
             driver,
+            backend_reason: String::new(),
             connections: Table::new(),
             listeners: Table::new(),
             timers: Timers::default(),
             dirty: Vec::new(),
-            starved: VecDeque::new(),
+            starved: [const { VecDeque::new() }; BufferGroup::COUNT],
             pollers: Pollers::default(),
             actions: BTreeMap::new(),
             races: Vec::new(),

@@ -35,7 +35,7 @@ pub(crate) use threads::reactor_handle::SentAction;
 
 use crate::buf::{HasSpare, Spare};
 use crate::config::LONGEST_SLEEP;
-use crate::driver::{Backend, Capabilities, Completion, Driver};
+use crate::driver::{Backend, BufferGroup, Capabilities, Completion, Driver};
 use crate::error::{Error, Result};
 use crate::metrics::{Metrics, PaddedCounters};
 use crate::waiting::Driving;
@@ -80,13 +80,14 @@ const EAGER_ROUNDS: usize = 4;
 /// ```
 pub struct Reactor {
     driver: Driver,
+    backend_reason: String,
     connections: Table<Connection>,
     listeners: Table<Listener>,
     timers: Timers,
     /// Connections with output to send.
     dirty: Vec<Id>,
-    /// Connections that wait for a buffer to receive into, in order.
-    starved: VecDeque<Id>,
+    /// Connections that wait for a buffer to receive into, in order, by the group of the buffer.
+    starved: [VecDeque<Id>; BufferGroup::COUNT],
     pollers: Pollers,
     /// What is to be done later, by a number that its timer has.
     actions: BTreeMap<u64, Action>,
@@ -236,7 +237,9 @@ impl Reactor {
         let start = Instant::now();
         let budget = timeout.map_or(budget, |timeout| timeout.min(budget));
         while start.elapsed() < budget {
-            self.enter(Some(Duration::ZERO))?;
+            if self.driver.may_have_completed() {
+                self.enter(Some(Duration::ZERO))?;
+            }
             if self.has_ready_work() || self.shared.mailbox.has_mail() {
                 self.busy.found();
                 return Ok(());
@@ -265,7 +268,9 @@ impl Reactor {
         !self.completions.is_empty()
             || !self.dirty.is_empty()
             || !self.shared.deferred.is_empty()
-            || (!self.starved.is_empty() && self.driver.free_buffers() > 0)
+            || BufferGroup::ALL
+                .into_iter()
+                .any(|group| !self.starved[group as usize].is_empty() && self.driver.free_buffers(group) > 0)
     }
 
     fn run_commands(&mut self) {
@@ -332,6 +337,11 @@ impl Reactor {
     /// The backend that this reactor runs on; never [`Backend::Auto`].
     pub fn backend(&self) -> Backend {
         self.driver.backend()
+    }
+
+    /// Why it runs on this backend and not on the other one, in words: who asked for it, or what keeps io_uring from working.
+    pub fn backend_reason(&self) -> &str {
+        &self.backend_reason
     }
 
     /// What the backend can do.

@@ -2,7 +2,8 @@
 #![allow(unsafe_code)]
 
 use crate::buf::{BufferId, Payload};
-use crate::driver::{Kind, Token};
+use crate::config::SEND_BYTES;
+use crate::driver::{BufferGroup, Kind, Token};
 use io_uring::{cqueue, opcode, squeue, types};
 use socket2::{SockAddr, Socket};
 use std::io::{self, IoSlice};
@@ -10,9 +11,6 @@ use std::os::fd::{FromRawFd, RawFd};
 use std::ptr;
 
 pub(super) use squeue::Entry;
-
-/// The one group of provided buffers that a ring has.
-pub(super) const BUFFER_GROUP: u16 = 0;
 
 /// Slices of one `sendmsg`. A payload of more pieces is sent in several goes, like any short send.
 const MESSAGE_SLICES: usize = 64;
@@ -34,6 +32,7 @@ pub(super) enum Wire<'a> {
     /// Into a buffer that the kernel picks.
     Receive {
         socket: RawFd,
+        group: BufferGroup,
         multishot: bool,
     },
     /// Completes when there is something to receive.
@@ -77,20 +76,23 @@ impl Wire<'_> {
             Wire::Connect { socket, address } => {
                 opcode::Connect::new(Fd(socket), address.as_ptr().cast(), address.len()).build()
             }
-            Wire::Receive { socket, multishot: true } => {
-                opcode::RecvMulti::new(Fd(socket), BUFFER_GROUP).build()
+            Wire::Receive { socket, group, multishot: true } => {
+                opcode::RecvMulti::new(Fd(socket), group.id()).build()
             }
-            Wire::Receive { socket, multishot: false } => opcode::Recv::new(Fd(socket), ptr::null_mut(), 0)
-                .buf_group(BUFFER_GROUP)
-                .build()
-                .flags(squeue::Flags::BUFFER_SELECT),
+            Wire::Receive { socket, group, multishot: false } => {
+                opcode::Recv::new(Fd(socket), ptr::null_mut(), 0)
+                    .buf_group(group.id())
+                    .build()
+                    .flags(squeue::Flags::BUFFER_SELECT)
+            }
             Wire::Readable { socket } => opcode::PollAdd::new(Fd(socket), libc::POLLIN as u32).build(),
             Wire::ReceiveInto { socket, address, len } => {
                 opcode::Recv::new(Fd(socket), address, len as u32).flags(libc::MSG_DONTWAIT).build()
             }
             Wire::Send { socket, bytes } => {
-                // A longer payload is sent in several goes, like any short send.
-                let len = bytes.len().min(i32::MAX as usize) as u32;
+                // A longer payload is sent in several goes, like any short send: with `MSG_WAITALL` nothing would show
+                // of its progress.
+                let len = bytes.len().min(SEND_BYTES) as u32;
                 opcode::Send::new(Fd(socket), bytes.as_ptr(), len).flags(SEND_FLAGS).build()
             }
             Wire::SendMessage { socket, message } => {
@@ -118,18 +120,23 @@ impl Message {
         Box::new(Message { header, slices: Vec::with_capacity(MESSAGE_SLICES) })
     }
 
-    /// Describes the unsent bytes of `payload`, which must neither change nor be dropped before the kernel is done with it.
+    /// Describes the unsent bytes of `payload`, as far as they go in one send. They must neither change nor be dropped before the kernel is done with it.
     pub(super) fn describe(&mut self, payload: &Payload) {
         let mut slices = [IoSlice::new(&[]); MESSAGE_SLICES];
         let filled = payload.slices(0, &mut slices);
         self.slices.clear();
-        self.slices.extend(
-            slices[..filled]
-                .iter()
-                // SAFETY: the lifetime is cut loose from the payload. A slot of the ring keeps payload and message together
-                // until the kernel's final completion, and nothing but the kernel reads these slices.
-                .map(|slice| unsafe { std::mem::transmute::<IoSlice<'_>, IoSlice<'static>>(*slice) }),
-        );
+        let mut room = SEND_BYTES;
+        for slice in &slices[..filled] {
+            let shown = &slice[..slice.len().min(room)];
+            room -= shown.len();
+            let shown = IoSlice::new(shown);
+            // SAFETY: the lifetime is cut loose from the payload. A slot of the ring keeps payload and message together
+            // until the kernel's final completion, and nothing but the kernel reads these slices.
+            self.slices.push(unsafe { std::mem::transmute::<IoSlice<'_>, IoSlice<'static>>(shown) });
+            if room == 0 {
+                break;
+            }
+        }
         // `IoSlice` is guaranteed to have the layout of `iovec`, which the kernel does not write to.
         self.header.msg_iov = self.slices.as_ptr().cast_mut().cast();
         self.header.msg_iovlen = self.slices.len() as _;
@@ -149,6 +156,8 @@ pub(super) enum Internal {
     /// A cancellation. With a token, somebody wants to know if it found nothing.
     Cancelled(Option<Token>),
     Probe,
+    /// A receive is made to end, to go on with buffers of the other group.
+    Switched(Token),
     /// The poll that comes before a one-shot receive.
     Readable(Token),
 }
@@ -158,6 +167,7 @@ const CANCELLED: u64 = 0xfe << 56;
 const PROBE: u64 = 0xfd << 56;
 const READABLE: u64 = 0x80 << 56;
 const CANCELLED_TOKEN: u64 = 0x40 << 56;
+const SWITCHED: u64 = 0x20 << 56;
 
 impl Internal {
     pub(super) fn bits(self) -> u64 {
@@ -166,6 +176,7 @@ impl Internal {
             Internal::Cancelled(None) => CANCELLED,
             Internal::Cancelled(Some(token)) => token.bits() | CANCELLED_TOKEN,
             Internal::Probe => PROBE,
+            Internal::Switched(token) => token.bits() | SWITCHED,
             Internal::Readable(token) => token.bits() | READABLE,
         }
     }
@@ -176,10 +187,12 @@ impl Internal {
             CANCELLED => Internal::Cancelled(None),
             PROBE => Internal::Probe,
             _ => {
-                let token = Token::from_bits(bits & !(READABLE | CANCELLED_TOKEN));
+                let token = Token::from_bits(bits & !(READABLE | CANCELLED_TOKEN | SWITCHED));
                 let token = token.expect("only this module makes such bits");
                 if bits & READABLE != 0 {
                     Internal::Readable(token)
+                } else if bits & SWITCHED != 0 {
+                    Internal::Switched(token)
                 } else {
                     Internal::Cancelled(Some(token))
                 }
@@ -244,7 +257,7 @@ mod tests {
     fn internal_bits_are_no_tokens() {
         let token = Token::new(Kind::Receive, 7, 9);
         let cancelled = [Internal::Cancelled(None), Internal::Cancelled(Some(token))];
-        let others = [Internal::Wake, Internal::Probe, Internal::Readable(token)];
+        let others = [Internal::Wake, Internal::Probe, Internal::Readable(token), Internal::Switched(token)];
         for internal in cancelled.into_iter().chain(others) {
             assert_eq!(Token::from_bits(internal.bits()), None);
             assert_eq!(Internal::from_bits(internal.bits()), internal);

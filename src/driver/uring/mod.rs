@@ -8,18 +8,21 @@ mod event;
 mod operations;
 mod pool;
 mod probe;
+mod receive;
 mod setup;
 #[cfg(test)]
 mod tests;
+mod window;
 
 pub(crate) use event::Bell;
 
-use super::{Capabilities, Completion, DriverStats, DriverWaker, Event, Kind, Lent, Op, Received, Token};
+use super::{BufferGroup, Capabilities, Completion, DriverStats, DriverWaker, Event, Kind, Lent, Op, Token};
 use crate::buf::{BufferId, Payload};
-use crate::config::{PoolConfig, REAP_TIMEOUT, UringFeature, UringFeatures};
+use crate::config::{PoolConfig, REAP_TIMEOUT, RingEntries, UringFeature, UringFeatures};
 use entry::{Internal, Message, Raw, Wire};
 use operations::{Memory, Operations};
 use pool::Pool;
+use receive::Receiver;
 use setup::Ring;
 use socket2::Socket;
 use std::fmt;
@@ -36,31 +39,23 @@ pub(crate) struct Uring {
     bell: Arc<Bell>,
     /// Those that own memory.
     operations: Operations,
-    /// Receives without provided buffers, by the index of their token.
-    incoming: Vec<Incoming>,
+    /// By the index of a receive's token.
+    receivers: Vec<Receiver>,
     in_flight: usize,
     capabilities: Capabilities,
     /// Those that are not in use; never more than there were vectored sends in flight at a time.
     #[expect(clippy::vec_box, reason = "the kernel has a message's address while it is in use")]
     messages: Vec<Box<Message>>,
-    /// Completions on their way from the queue; kept for its capacity.
+    /// Completions that were taken from the queue and are not translated yet.
     raw: Vec<Raw>,
+    /// Kept for its capacity.
+    translated: Vec<Raw>,
     stats: DriverStats,
 }
 
-/// A receive without provided buffers.
-#[derive(Debug, Default)]
-enum Incoming {
-    #[default]
-    Nothing,
-    /// Waits for something to receive on this descriptor.
-    Waiting(RawFd),
-    Into(BufferId),
-}
-
 impl Uring {
-    pub(crate) fn new(pool: &PoolConfig, without: UringFeatures) -> io::Result<Self> {
-        let mut ring = Ring::open(without)?;
+    pub(crate) fn new(pool: &PoolConfig, entries: RingEntries, without: UringFeatures) -> io::Result<Self> {
+        let mut ring = Ring::open(entries, without)?;
         let pool = Pool::new(pool, !without.contains(UringFeature::BufferRing), &mut ring)?;
         let provided_buffers = pool.is_provided();
         let capabilities = Capabilities {
@@ -77,9 +72,10 @@ impl Uring {
             capabilities,
             bell: Arc::new(Bell::new()?),
             operations: Operations::default(),
-            incoming: Vec::new(),
+            receivers: Vec::new(),
             messages: Vec::new(),
             raw: Vec::new(),
+            translated: Vec::new(),
             in_flight: 0,
             stats: DriverStats::default(),
         };
@@ -138,20 +134,19 @@ impl Uring {
                     self.push(Wire::Cancel { target: key.bits() }, cancellation);
                 }
             }
-            Kind::Receive if !self.capabilities.provided_buffers => {
-                // The receive that follows ends by itself, without waiting.
-                self.push(Wire::Cancel { target: Internal::Readable(token).bits() }, cancellation);
-            }
-            Kind::Receive | Kind::Accept => self.push(Wire::Cancel { target: token.bits() }, cancellation),
+            Kind::Receive => self.cancel_receive(token),
+            Kind::Accept => self.push(Wire::Cancel { target: token.bits() }, cancellation),
         }
     }
 
     pub(crate) fn wait(&mut self, timeout: Option<Duration>, into: &mut Vec<Completion>) -> io::Result<()> {
         self.pool.publish();
         self.stats.enters += 1;
-        self.ring.enter(timeout)?;
-        self.reap(into);
-        self.stats.completion_overflows = u64::from(self.ring.overflows());
+        let late = self.ring.has_overflowed();
+        self.ring.enter(if self.raw.is_empty() { timeout } else { Some(Duration::ZERO) })?;
+        self.stats.completion_overflows += u64::from(late || self.ring.has_overflowed());
+        self.ring.reap(&mut self.raw);
+        self.translate(into);
         Ok(())
     }
 
@@ -167,8 +162,12 @@ impl Uring {
         self.pool.release(buffer);
     }
 
-    pub(crate) fn free_buffers(&self) -> usize {
-        self.pool.free()
+    pub(crate) fn group(&self, receive: Token) -> BufferGroup {
+        self.group_of(receive)
+    }
+
+    pub(crate) fn free_buffers(&self, group: BufferGroup) -> usize {
+        self.pool.free(group)
     }
 
     pub(crate) fn loaned_buffers(&self) -> usize {
@@ -180,7 +179,11 @@ impl Uring {
     }
 
     pub(crate) fn has_work(&mut self) -> bool {
-        self.ring.has_work()
+        !self.raw.is_empty() || self.ring.has_work()
+    }
+
+    pub(crate) fn may_have_completed(&mut self) -> bool {
+        !self.raw.is_empty() || self.ring.may_have_completed()
     }
 
     pub(crate) fn announce(&self) {
@@ -195,22 +198,6 @@ impl Uring {
     /// somebody enters, an outer selector that waits for that misses some of it (seen on Linux 6.12 and 6.18).
     pub(crate) fn descriptor(&self) -> RawFd {
         self.ring.descriptor()
-    }
-
-    /// Waits for the bytes, or lets the kernel do that and pick a buffer then.
-    fn arm_receive(&mut self, token: Token, socket: RawFd) {
-        let capabilities = self.capabilities;
-        if capabilities.provided_buffers {
-            let multishot = capabilities.multishot_receive;
-            self.push(Wire::Receive { socket, multishot }, token.bits());
-        } else {
-            let index = token.index() as usize;
-            if self.incoming.len() <= index {
-                self.incoming.resize_with(index + 1, Incoming::default);
-            }
-            self.incoming[index] = Incoming::Waiting(socket);
-            self.push(Wire::Readable { socket }, Internal::Readable(token).bits());
-        }
     }
 
     fn describe(&mut self, payload: &Payload) -> Box<Message> {
@@ -234,27 +221,37 @@ impl Uring {
         self.push_entry(entry.user_data(key.bits()));
     }
 
+    /// A full queue is submitted first. So that the completions of what goes in find room, those that are there are taken
+    /// out; they are translated in the next wait.
     fn push_entry(&mut self, entry: entry::Entry) {
-        self.ring.push(entry, &mut self.stats.enters);
+        while !self.ring.push(&entry) {
+            self.stats.enters += 1;
+            // What fails here fails in the next wait as well, which reports it.
+            let broken = self.ring.enter(Some(Duration::ZERO)).is_err();
+            self.stats.completion_overflows += u64::from(self.ring.has_overflowed());
+            self.ring.reap(&mut self.raw);
+            assert!(!broken || !self.ring.is_full(), "the kernel takes no operations any more");
+        }
     }
 
-    fn reap(&mut self, into: &mut Vec<Completion>) {
-        let mut raw = std::mem::take(&mut self.raw);
-        self.ring.reap(&mut raw);
-        for raw in raw.drain(..) {
-            if let Some(token) = Token::from_bits(raw.user_data) {
-                self.complete(token, raw, into);
-            } else {
-                self.complete_internal(raw, into);
+    fn translate(&mut self, into: &mut Vec<Completion>) {
+        // What is pushed meanwhile may take more completions from the queue.
+        while !self.raw.is_empty() {
+            let mut raw = std::mem::replace(&mut self.raw, std::mem::take(&mut self.translated));
+            for raw in raw.drain(..) {
+                match Token::from_bits(raw.user_data) {
+                    Some(key) => self.complete(key, raw, into),
+                    None => self.complete_internal(raw, into),
+                }
             }
+            self.translated = raw;
         }
-        self.raw = raw;
     }
 
     fn complete(&mut self, key: Token, raw: Raw, into: &mut Vec<Completion>) {
         let (token, event) = match key.kind() {
+            Kind::Receive => return self.received(key, raw, into),
             Kind::Accept => (key, Event::Accepted(raw.accepted())),
-            Kind::Receive => (key, self.received(key, raw)),
             Kind::Connect => {
                 let (token, _address) = self.operations.remove(key);
                 (token, Event::Connected(raw.bytes().map(drop)))
@@ -279,41 +276,13 @@ impl Uring {
         into.push(Completion { token, event, more: raw.more() });
     }
 
-    fn received(&mut self, token: Token, raw: Raw) -> Event {
-        let buffer = match raw.buffer() {
-            Some(buffer) => {
-                self.pool.taken_by_kernel(buffer);
-                Some(buffer)
-            }
-            None => match self.incoming.get_mut(token.index() as usize).map(std::mem::take) {
-                Some(Incoming::Into(buffer)) => Some(buffer),
-                Some(Incoming::Nothing | Incoming::Waiting(_)) | None => None,
-            },
-        };
-        let result = raw.bytes();
-        if result.as_ref().is_err_and(super::is_out_of_buffers) {
-            self.pool.widen();
-        }
-        Event::Received(match (result, buffer) {
-            (Ok(0), buffer) => {
-                buffer.into_iter().for_each(|buffer| self.pool.release(buffer));
-                Ok(Received::End)
-            }
-            (Ok(len), Some(buffer)) => Ok(Received::Data(Lent { buffer, start: 0, len })),
-            (Ok(len), None) => unreachable!("{len} bytes received into no buffer"),
-            (Err(error), buffer) => {
-                buffer.into_iter().for_each(|buffer| self.pool.release(buffer));
-                Err(error)
-            }
-        })
-    }
-
     fn complete_internal(&mut self, raw: Raw, into: &mut Vec<Completion>) {
         match Internal::from_bits(raw.user_data) {
             Internal::Cancelled(Some(token)) if raw.found_nothing() => {
                 into.push(Completion { token, event: Event::NotCancelled, more: true });
             }
-            Internal::Cancelled(_) | Internal::Probe => {}
+            Internal::Switched(token) if raw.found_nothing() => self.not_switched(token),
+            Internal::Switched(_) | Internal::Cancelled(_) | Internal::Probe => {}
             Internal::Wake => {
                 if !raw.more() {
                     self.bell.clear();
@@ -321,25 +290,6 @@ impl Uring {
                 }
             }
             Internal::Readable(token) => self.receive_readable(token, raw, into),
-        }
-    }
-
-    /// The second half of a receive without provided buffers: the bytes are there, so now it may have a buffer.
-    fn receive_readable(&mut self, token: Token, raw: Raw, into: &mut Vec<Completion>) {
-        let Incoming::Waiting(socket) = std::mem::take(&mut self.incoming[token.index() as usize]) else {
-            unreachable!("{token:?} was not waiting");
-        };
-        let buffer = raw.bytes().and_then(|_| self.pool.take().ok_or_else(super::out_of_buffers));
-        match buffer {
-            Ok(buffer) => {
-                let (address, len) = self.pool.target(buffer);
-                self.incoming[token.index() as usize] = Incoming::Into(buffer);
-                self.push(Wire::ReceiveInto { socket, address, len }, token.bits());
-            }
-            Err(error) => {
-                self.in_flight -= 1;
-                into.push(Completion { token, event: Event::Received(Err(error)), more: false });
-            }
         }
     }
 

@@ -1,34 +1,140 @@
-//! The receive pool: one slab of memory, and the ring in which its buffers are offered to the kernel.
+//! The receive pool: slabs of memory, and the rings in which their buffers are offered to the kernel.
 #![allow(unsafe_code)]
 
-use super::entry::BUFFER_GROUP;
 use super::setup::Ring;
+use super::window::Window;
 use crate::buf::BufferId;
-use crate::config::{POOL_WINDOW, PoolConfig};
-use crate::driver::Lent;
+use crate::config::{POOL_WINDOW, PoolConfig, SMALL_WINDOW};
+use crate::driver::{BufferGroup, Lent};
 use io_uring::types::BufRingEntry;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// After so many publications in which half of the window went unused, the window narrows.
-const NARROW_AFTER: u32 = 1024;
+/// Two groups of buffers: large ones that move much at a time, and small ones that are many. The numbers of the small
+/// ones follow those of the large ones, so that a number tells its group.
+pub(super) struct Pool {
+    large: Group,
+    small: Option<Group>,
+}
+
+impl Pool {
+    /// With `provided`, registers the buffers with the ring, if the kernel knows how to. Small ones make sense only there:
+    /// where the kernel does not pick the buffer, one is taken when the bytes are there.
+    pub(super) fn new(config: &PoolConfig, provided: bool, ring: &mut Ring) -> io::Result<Self> {
+        let mut large = Group::new(0, config.buffers, config.buffer_bytes, POOL_WINDOW)?;
+        if provided {
+            large.offer_to(ring, BufferGroup::Large)?;
+        }
+        let small = (large.ring.is_some() && config.has_small())
+            .then(|| {
+                let mut small = Group::new(
+                    config.buffers,
+                    config.small_buffers,
+                    config.small_buffer_bytes,
+                    SMALL_WINDOW,
+                )?;
+                small.offer_to(ring, BufferGroup::Small)?;
+                io::Result::Ok(small)
+            })
+            .transpose()?;
+        Ok(Pool { large, small })
+    }
+
+    /// Whether the kernel picks buffers itself.
+    pub(super) fn is_provided(&self) -> bool {
+        self.large.ring.is_some()
+    }
+
+    /// Bytes of a small buffer, if there are any.
+    pub(super) fn small_bytes(&self) -> Option<usize> {
+        self.small.as_ref().map(|small| small.buffer_bytes)
+    }
+
+    /// Fills the kernel's rings up to their windows.
+    pub(super) fn publish(&mut self) {
+        self.large.publish();
+        if let Some(small) = &mut self.small {
+            small.publish();
+        }
+    }
+
+    /// The kernel found no buffer in this group.
+    pub(super) fn note_shortage(&mut self, group: BufferGroup) {
+        self.group(group).window.note_shortage();
+    }
+
+    /// The kernel filled this buffer from its ring.
+    pub(super) fn taken_by_kernel(&mut self, buffer: BufferId) {
+        self.owner(buffer).taken_by_kernel(buffer);
+    }
+
+    /// Lends a large buffer to an operation that names it itself.
+    pub(super) fn take(&mut self) -> Option<BufferId> {
+        self.large.take()
+    }
+
+    pub(super) fn release(&mut self, buffer: BufferId) {
+        self.owner(buffer).release(buffer);
+    }
+
+    pub(super) fn bytes(&mut self, lent: Lent) -> &mut [u8] {
+        self.owner(lent.buffer).bytes(lent)
+    }
+
+    /// Where an operation that names its buffer may write.
+    pub(super) fn target(&mut self, buffer: BufferId) -> (*mut u8, usize) {
+        let group = self.owner(buffer);
+        (group.address(buffer), group.buffer_bytes)
+    }
+
+    pub(super) fn free(&self, group: BufferGroup) -> usize {
+        match (group, &self.small) {
+            (BufferGroup::Small, Some(small)) => small.free(),
+            _ => self.large.free(),
+        }
+    }
+
+    pub(super) fn loaned(&self) -> usize {
+        self.large.loaned + self.small.as_ref().map_or(0, |small| small.loaned)
+    }
+
+    /// Never gives the memory back to the system.
+    pub(super) fn leak(&mut self) {
+        self.large.leak();
+        if let Some(small) = &mut self.small {
+            small.leak();
+        }
+    }
+
+    fn group(&mut self, group: BufferGroup) -> &mut Group {
+        match (group, &mut self.small) {
+            (BufferGroup::Small, Some(small)) => small,
+            _ => &mut self.large,
+        }
+    }
+
+    fn owner(&mut self, buffer: BufferId) -> &mut Group {
+        match &mut self.small {
+            Some(small) if buffer.0 >= small.first => small,
+            _ => &mut self.large,
+        }
+    }
+}
 
 /// Buffers of equal size in one slab.
 ///
-/// Free buffers are a stack, so that the one used last, which the cache still holds, is used next. Of these only
-/// `window` lie in the kernel's ring at a time: the kernel takes them in turn, so all that lie there pass through the
-/// cache.
-pub(super) struct Pool {
+/// Free buffers are a stack, so that the one used last, which the cache still holds, is used next. Of these only as many
+/// as the window says lie in the kernel's ring at a time.
+struct Group {
     slab: Mapping,
     buffer_bytes: usize,
+    /// The number of the first buffer.
+    first: u16,
     states: Vec<State>,
     free: Vec<BufferId>,
     ring: Option<BufferRing>,
-    window: u16,
-    /// The fewest buffers that lay ready when more were published, lately.
-    fewest_ready: u16,
-    since_narrowed: u32,
+    window: Window,
     loaned: usize,
 }
 
@@ -39,119 +145,96 @@ enum State {
     Loaned,
 }
 
-impl Pool {
-    /// With `provided`, registers the buffers with the ring, if the kernel knows how to.
-    pub(super) fn new(config: &PoolConfig, provided: bool, ring: &mut Ring) -> io::Result<Self> {
-        let buffers = config.buffers;
-        let mut slab = Mapping::new(usize::from(buffers) * config.buffer_bytes)?;
-        let window = POOL_WINDOW.min(buffers);
-        slab.touch(usize::from(window) * config.buffer_bytes);
-        let ring = match provided.then(|| BufferRing::register(buffers, ring)).transpose() {
-            // Before Linux 5.19 there was no such thing to register.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => None,
-            ring => ring?,
-        };
-        Ok(Pool {
-            slab,
-            buffer_bytes: config.buffer_bytes,
+impl Group {
+    fn new(first: u16, buffers: u16, buffer_bytes: usize, window: u16) -> io::Result<Self> {
+        Ok(Group {
+            slab: Mapping::new(usize::from(buffers) * buffer_bytes)?,
+            buffer_bytes,
+            first,
             states: vec![State::Free; usize::from(buffers)],
-            free: (0..buffers).rev().map(BufferId).collect(),
-            ring,
-            window,
-            fewest_ready: window,
-            since_narrowed: 0,
+            free: (0..buffers).rev().map(|index| BufferId(first + index)).collect(),
+            ring: None,
+            window: Window::new(usize::from(window), usize::from(buffers)),
             loaned: 0,
         })
     }
 
-    /// Whether the kernel picks buffers itself.
-    pub(super) fn is_provided(&self) -> bool {
-        self.ring.is_some()
+    fn offer_to(&mut self, ring: &mut Ring, group: BufferGroup) -> io::Result<()> {
+        self.ring = match BufferRing::register(self.states.len() as u16, group, ring) {
+            // Before Linux 5.19 there was no such thing to register.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => None,
+            ring => Some(ring?),
+        };
+        Ok(())
     }
 
-    /// Fills the kernel's ring up to the window.
-    pub(super) fn publish(&mut self) {
+    fn publish(&mut self) {
         let Some(ring) = &mut self.ring else { return };
-        self.fewest_ready = self.fewest_ready.min(ring.ready);
-        if ring.ready >= self.window {
+        self.window.adapt(ring.ready);
+        if ring.ready >= self.window.size() || self.free.is_empty() {
             return;
         }
-        while ring.ready < self.window {
+        while ring.ready < self.window.size() {
             let Some(buffer) = self.free.pop() else { break };
-            self.states[usize::from(buffer.0)] = State::Published;
-            let offset = usize::from(buffer.0) * self.buffer_bytes;
-            ring.add(buffer, self.slab.at(offset), self.buffer_bytes);
+            let index = usize::from(buffer.0 - self.first);
+            self.states[index] = State::Published;
+            ring.add(buffer, self.slab.at(index * self.buffer_bytes), self.buffer_bytes);
         }
         ring.announce();
-        self.since_narrowed += 1;
-        if self.since_narrowed >= NARROW_AFTER {
-            if self.fewest_ready > self.window / 2 && self.window > POOL_WINDOW {
-                self.window /= 2;
-            }
-            self.since_narrowed = 0;
-            self.fewest_ready = self.window;
-        }
     }
 
-    /// The kernel found no buffer: offer more at a time.
-    pub(super) fn widen(&mut self) {
-        self.window = (self.window * 2).min(self.states.len() as u16);
-        self.since_narrowed = 0;
-        self.fewest_ready = self.window;
-    }
-
-    /// The kernel filled this buffer from its ring.
-    pub(super) fn taken_by_kernel(&mut self, buffer: BufferId) {
-        debug_assert_eq!(self.states[usize::from(buffer.0)], State::Published);
-        self.states[usize::from(buffer.0)] = State::Loaned;
+    fn taken_by_kernel(&mut self, buffer: BufferId) {
+        let state = self.state(buffer);
+        debug_assert_eq!(*state, State::Published);
+        *state = State::Loaned;
         self.loaned += 1;
         if let Some(ring) = &mut self.ring {
             ring.ready -= 1;
         }
     }
 
-    /// Lends a buffer to an operation that names it itself.
-    pub(super) fn take(&mut self) -> Option<BufferId> {
+    fn take(&mut self) -> Option<BufferId> {
         let buffer = self.free.pop()?;
-        self.states[usize::from(buffer.0)] = State::Loaned;
+        *self.state(buffer) = State::Loaned;
         self.loaned += 1;
         Some(buffer)
     }
 
-    pub(super) fn release(&mut self, buffer: BufferId) {
-        let state = &mut self.states[usize::from(buffer.0)];
+    fn release(&mut self, buffer: BufferId) {
+        let state = self.state(buffer);
         assert_eq!(*state, State::Loaned, "buffer {} was not on loan", buffer.0);
         *state = State::Free;
         self.loaned -= 1;
         self.free.push(buffer);
     }
 
-    pub(super) fn bytes(&mut self, lent: Lent) -> &mut [u8] {
+    fn bytes(&mut self, lent: Lent) -> &mut [u8] {
         let Lent { buffer, start, len } = lent;
-        assert_eq!(self.states[usize::from(buffer.0)], State::Loaned, "buffer {} is not on loan", buffer.0);
-        assert!(start + len <= self.buffer_bytes);
-        let start = self.slab.at(usize::from(buffer.0) * self.buffer_bytes + start);
+        assert_eq!(*self.state(buffer), State::Loaned, "buffer {} is not on loan", buffer.0);
+        assert!(start <= self.buffer_bytes && len <= self.buffer_bytes - start);
+        let offset = usize::from(buffer.0 - self.first) * self.buffer_bytes + start;
+        if len == 0 {
+            return &mut [];
+        }
         // SAFETY: the range lies in the mapping, whose bytes are always initialised. It is on loan, so the kernel has
         // its final completion behind it and writes elsewhere; `release`, which lets it write here again, takes
         // `&mut self` and so comes after the end of this borrow, as does whoever else asks for these bytes.
-        unsafe { std::slice::from_raw_parts_mut(start, len) }
+        unsafe { std::slice::from_raw_parts_mut(self.slab.at(offset), len) }
     }
 
-    /// Where an operation that names its buffer may write.
-    pub(super) fn target(&mut self, buffer: BufferId) -> (*mut u8, usize) {
-        (self.slab.at(usize::from(buffer.0) * self.buffer_bytes), self.buffer_bytes)
+    fn address(&self, buffer: BufferId) -> *mut u8 {
+        self.slab.at(usize::from(buffer.0 - self.first) * self.buffer_bytes)
     }
 
-    pub(super) fn free(&self) -> usize {
-        self.free.len() + self.ring.as_ref().map_or(0, |ring| usize::from(ring.ready))
+    fn state(&mut self, buffer: BufferId) -> &mut State {
+        &mut self.states[usize::from(buffer.0 - self.first)]
     }
 
-    pub(super) fn loaned(&self) -> usize {
-        self.loaned
+    fn free(&self) -> usize {
+        self.free.len() + self.ring.as_ref().map_or(0, |ring| ring.ready)
     }
 
-    /// Never gives the memory back to the system.
-    pub(super) fn leak(&mut self) {
+    fn leak(&mut self) {
         self.slab.leaked = true;
         if let Some(ring) = &mut self.ring {
             ring.entries.leaked = true;
@@ -165,15 +248,15 @@ struct BufferRing {
     mask: u16,
     tail: u16,
     /// Buffers that the kernel has not taken yet.
-    ready: u16,
+    ready: usize,
 }
 
 impl BufferRing {
-    fn register(buffers: u16, ring: &mut Ring) -> io::Result<Self> {
+    fn register(buffers: u16, group: BufferGroup, ring: &mut Ring) -> io::Result<Self> {
         let entries = Mapping::new(usize::from(buffers) * size_of::<BufRingEntry>())?;
         // SAFETY: the mapping is page-aligned, zeroed, of that many entries, and lives until the ring is closed or is
         // leaked: `Uring` drops its ring before its pool.
-        unsafe { ring.register_buffers(entries.at(0) as u64, buffers, BUFFER_GROUP) }?;
+        unsafe { ring.register_buffers(entries.at(0) as u64, buffers, group.id()) }?;
         Ok(BufferRing { entries, mask: buffers - 1, tail: 0, ready: 0 })
     }
 
@@ -219,14 +302,6 @@ impl Mapping {
         }
         let start = NonNull::new(start.cast()).expect("the kernel maps nothing at zero unless asked to");
         Ok(Mapping { start, len, leaked: false })
-    }
-
-    /// Makes the first `bytes` resident, so that the first receives do not fault.
-    fn touch(&mut self, bytes: usize) {
-        for offset in (0..bytes).step_by(4096) {
-            // SAFETY: `at` checks that the byte lies in the mapping, which is writable and which nobody else uses yet.
-            unsafe { self.at(offset).write_volatile(0) };
-        }
     }
 
     fn at(&self, offset: usize) -> *mut u8 {

@@ -2,6 +2,7 @@
 
 use super::Uring;
 use super::entry::{Internal, Wire};
+use crate::driver::BufferGroup;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -13,7 +14,7 @@ impl Uring {
         let (receiver, mut sender) = UnixStream::pair()?;
         sender.write_all(&[1])?;
         let mut sender = Some(sender);
-        let wire = Wire::Receive { socket: receiver.as_raw_fd(), multishot: true };
+        let wire = Wire::Receive { socket: receiver.as_raw_fd(), group: BufferGroup::Large, multishot: true };
         self.push(wire, Internal::Probe.bits());
         let deadline = Instant::now() + Duration::from_secs(10);
         let (mut raw, mut stays_armed) = (Vec::new(), false);

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::entry::{Entry, Raw};
-use crate::config::{COMPLETION_ENTRIES, SUBMISSION_ENTRIES, UringFeature as F, UringFeatures};
+use crate::config::{RingEntries, UringFeature as F, UringFeatures};
 use io_uring::{IoUring, types};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -18,11 +18,13 @@ pub(super) struct Ring {
     ring: IoUring,
     enter_flags: u32,
     deferred: bool,
+    /// The kernel says when there is completion work (`IORING_SETUP_TASKRUN_FLAG`).
+    announces_work: bool,
 }
 
 impl Ring {
     /// Tries the flags of the newest kernel first, then gives up one after the other.
-    pub(super) fn open(without: UringFeatures) -> io::Result<Self> {
+    pub(super) fn open(entries: RingEntries, without: UringFeatures) -> io::Result<Self> {
         // Each row is what an older kernel refuses the row before for.
         const ATTEMPTS: [&[F]; 5] = [
             &[F::SubmitAll, F::SingleIssuer, F::DeferTaskRun, F::NoSqArray],
@@ -34,8 +36,11 @@ impl Ring {
         let mut refused = None;
         for attempt in ATTEMPTS {
             let wanted = |feature| attempt.contains(&feature) && !without.contains(feature);
-            match build(wanted) {
-                Ok(ring) => return Ring::over(ring, wanted(F::DeferTaskRun)),
+            match build(entries, wanted) {
+                Ok(ring) => {
+                    let deferred = wanted(F::DeferTaskRun) && wanted(F::SingleIssuer);
+                    return Ring::over(ring, deferred, deferred || wanted(F::CoopTaskRun));
+                }
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = Some(error),
                 Err(error) => return Err(error),
             }
@@ -43,7 +48,7 @@ impl Ring {
         Err(refused.expect("there is an attempt"))
     }
 
-    fn over(ring: IoUring, deferred: bool) -> io::Result<Self> {
+    fn over(ring: IoUring, deferred: bool, announces_work: bool) -> io::Result<Self> {
         let parameters = ring.params();
         // Without these a wait could not time out, and completions could be lost.
         if !parameters.is_feature_ext_arg() || !parameters.is_feature_nodrop() {
@@ -53,7 +58,7 @@ impl Ring {
             ));
         }
         let no_iowait = if parameters.is_feature_no_iowait() { ENTER_NO_IOWAIT } else { 0 };
-        Ok(Ring { ring, enter_flags: ENTER_GETEVENTS | ENTER_EXT_ARG | no_iowait, deferred })
+        Ok(Ring { ring, enter_flags: ENTER_GETEVENTS | ENTER_EXT_ARG | no_iowait, deferred, announces_work })
     }
 
     /// Completion work runs only when this thread enters the kernel.
@@ -65,34 +70,27 @@ impl Ring {
         self.ring.as_raw_fd()
     }
 
-    /// Queues an entry. A full queue is submitted first, which counts as an enter.
-    pub(super) fn push(&mut self, entry: Entry, enters: &mut u64) {
+    /// Queues an entry, unless the queue is full.
+    #[must_use]
+    pub(super) fn push(&mut self, entry: &Entry) -> bool {
         // SAFETY: what the entry points to stays put until its final completion: `Uring::operations` keeps it.
-        while unsafe { self.ring.submission().push(&entry) }.is_err() {
-            *enters += 1;
-            if self.enter_kernel(0, 0, None).is_err() {
-                // Back-pressure: the completion queue is full. What waits there makes room.
-                std::thread::yield_now();
-            }
-        }
+        unsafe { self.ring.submission().push(entry) }.is_ok()
     }
 
-    /// Submits everything and waits for a completion, unless one is there or the timeout is zero.
+    pub(super) fn is_full(&mut self) -> bool {
+        self.ring.submission().is_full()
+    }
+
+    /// Submits everything, as far as the kernel takes it, and waits for a completion, unless one is there or the timeout is
+    /// zero.
     pub(super) fn enter(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let want = if timeout == Some(Duration::ZERO) || !self.ring.completion().is_empty() { 0 } else { 1 };
-        let submit = self.ring.submission().len() as u32;
-        match self.enter_kernel(submit, want, timeout) {
-            Ok(()) => Ok(()),
-            Err(error) => match error.raw_os_error() {
-                // Interrupted, timed out, or told to reap first: back-pressure, not failure.
-                Some(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY) => Ok(()),
-                _ => Err(error),
-            },
-        }
+        self.enter_kernel(want, timeout)
+            .or_else(|error| if is_back_pressure(&error) { Ok(()) } else { Err(error) })
     }
 
-    fn enter_kernel(&mut self, submit: u32, want: u32, timeout: Option<Duration>) -> io::Result<()> {
-        let submit = submit.max(self.ring.submission().len() as u32);
+    fn enter_kernel(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
+        let submit = self.ring.submission().len() as u32;
         let timespec;
         let arguments = match timeout {
             Some(timeout) if want > 0 => {
@@ -122,9 +120,17 @@ impl Ring {
         into.extend(self.ring.completion().map(Raw::from));
     }
 
-    /// Completions that found the queue full. The kernel kept them and delivers them later.
-    pub(super) fn overflows(&mut self) -> u32 {
-        self.ring.completion().overflow()
+    /// Whether completions found the queue full. The kernel has kept them and delivers them when it is entered.
+    pub(super) fn has_overflowed(&mut self) -> bool {
+        self.ring.submission().cq_overflow()
+    }
+
+    /// Whether completions are there, or completion work that makes some. Asks the kernel nothing.
+    pub(super) fn may_have_completed(&mut self) -> bool {
+        let submission = self.ring.submission();
+        let work = !self.announces_work || submission.taskrun() || submission.cq_overflow();
+        drop(submission);
+        work || !self.ring.completion().is_empty()
     }
 
     /// # Safety
@@ -141,9 +147,14 @@ impl Ring {
     }
 }
 
-fn build(wanted: impl Fn(F) -> bool) -> io::Result<IoUring> {
+/// Interrupted, timed out, or told to take completions first: back-pressure, not failure.
+fn is_back_pressure(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY))
+}
+
+fn build(entries: RingEntries, wanted: impl Fn(F) -> bool) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
-    builder.dontfork().setup_clamp().setup_cqsize(COMPLETION_ENTRIES);
+    builder.dontfork().setup_clamp().setup_cqsize(entries.completion);
     if wanted(F::SubmitAll) {
         builder.setup_submit_all();
     }
@@ -152,11 +163,26 @@ fn build(wanted: impl Fn(F) -> bool) -> io::Result<IoUring> {
     }
     if wanted(F::DeferTaskRun) && wanted(F::SingleIssuer) {
         builder.setup_defer_taskrun().setup_taskrun_flag();
-    } else if wanted(F::CoopTaskRun) || wanted(F::DeferTaskRun) {
+    } else if wanted(F::CoopTaskRun) {
         builder.setup_coop_taskrun().setup_taskrun_flag();
     }
     if wanted(F::NoSqArray) {
         builder.setup_no_sqarray();
     }
-    builder.build(SUBMISSION_ENTRIES)
+    builder.build(entries.submission)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn back_pressure_is_no_failure() {
+        for number in [libc::EINTR, libc::ETIME, libc::EAGAIN, libc::EBUSY] {
+            assert!(is_back_pressure(&io::Error::from_raw_os_error(number)), "{number}");
+        }
+        for number in [libc::EBADF, libc::EBADR, libc::EINVAL, libc::EFAULT, libc::EEXIST] {
+            assert!(!is_back_pressure(&io::Error::from_raw_os_error(number)), "{number}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::PoolConfig;
+use crate::driver::Received;
 use io_uring::{opcode, types};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -11,7 +12,8 @@ use std::os::fd::AsRawFd;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 fn ring(buffers: u16, buffer_bytes: usize) -> Option<Uring> {
-    match Uring::new(&PoolConfig { buffers, buffer_bytes }, UringFeatures::default()) {
+    let pool = PoolConfig { buffers, buffer_bytes, ..PoolConfig::default() };
+    match Uring::new(&pool, RingEntries::default(), UringFeatures::default()) {
         Ok(uring) => Some(uring),
         Err(error) => {
             eprintln!("no io_uring here ({error}), so nothing is tested");

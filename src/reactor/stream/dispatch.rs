@@ -51,7 +51,7 @@ impl Reactor {
             Err(error) if driver::is_out_of_buffers(&error) => {
                 self.shared.counters.pool_parks.add(1);
                 link.reading = Reading::Starved;
-                self.starved.push_back(id);
+                self.starved[self.driver.group(id.token(Kind::Receive)) as usize].push_back(id);
             }
             // Cancelled by `settle`, or to be armed again by it.
             Err(error) if driver::is_cancelled(&error) || is_transient(&error) => {}

@@ -3,7 +3,7 @@
 use super::connection::{Connection, Phase, Reading};
 use super::handler::CloseReason;
 use crate::config::FLUSH_TIMEOUT;
-use crate::driver::{Kind, Op};
+use crate::driver::{BufferGroup, Kind, Op};
 use crate::reactor::Reactor;
 use crate::reactor::pace::timers::{Due, deadline};
 use crate::reactor::table::Id;
@@ -205,9 +205,15 @@ impl Reactor {
     }
 
     fn feed_starved(&mut self) {
+        for group in BufferGroup::ALL {
+            self.feed_starved_of(group);
+        }
+    }
+
+    fn feed_starved_of(&mut self, group: BufferGroup) {
         // No more than there are buffers for, or most would come back empty-handed.
-        for _ in 0..self.driver.free_buffers() {
-            let Some(id) = self.starved.pop_front() else { break };
+        for _ in 0..self.driver.free_buffers(group) {
+            let Some(id) = self.starved[group as usize].pop_front() else { break };
             if let Some(Connection { link, .. }) = self.connections.get_mut(id)
                 && link.reading == Reading::Starved
             {

@@ -1,0 +1,234 @@
+//! Receives: into buffers of which group, and what the kernel made of them.
+
+use super::Uring;
+use super::entry::{Internal, Raw, Wire};
+use crate::buf::BufferId;
+use crate::config::SMALL_AFTER;
+use crate::driver::{self, BufferGroup, Completion, Event, Lent, Received, Token};
+use std::io;
+use std::os::fd::RawFd;
+
+/// What is known of a connection's receives, by its index.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    /// Tells it from the one that had the index before.
+    generation: u32,
+    socket: RawFd,
+    /// The group whose buffers the receive that is armed takes.
+    armed: BufferGroup,
+    /// The one that it should take.
+    wanted: BufferGroup,
+    small_in_a_row: u8,
+    /// It was told to end, to be armed again for the other group.
+    switching: bool,
+    /// The caller wants it to end.
+    cancelled: bool,
+    incoming: Incoming,
+}
+
+/// A receive without provided buffers.
+#[derive(Debug, Default)]
+enum Incoming {
+    #[default]
+    Nothing,
+    /// Waits for something to receive.
+    Waiting,
+    Into(BufferId),
+}
+
+impl Receiver {
+    fn new(generation: u32) -> Self {
+        Receiver {
+            generation,
+            socket: -1,
+            armed: BufferGroup::Small,
+            wanted: BufferGroup::Small,
+            small_in_a_row: 0,
+            switching: false,
+            cancelled: false,
+            incoming: Incoming::Nothing,
+        }
+    }
+
+    /// A buffer of `small_bytes` would have done, or would not: whether that calls for the other group.
+    fn took(&mut self, bytes: usize, small_bytes: usize) {
+        self.wanted = match self.armed {
+            BufferGroup::Small if bytes >= small_bytes => BufferGroup::Large,
+            BufferGroup::Small => BufferGroup::Small,
+            BufferGroup::Large => {
+                self.small_in_a_row =
+                    if bytes > small_bytes { 0 } else { self.small_in_a_row.saturating_add(1) };
+                if self.small_in_a_row < SMALL_AFTER { BufferGroup::Large } else { BufferGroup::Small }
+            }
+        };
+    }
+}
+
+impl Uring {
+    /// Waits for the bytes, or lets the kernel do that and pick a buffer then.
+    pub(super) fn arm_receive(&mut self, token: Token, socket: RawFd) {
+        let index = token.index() as usize;
+        if self.receivers.len() <= index {
+            self.receivers.resize_with(index + 1, || Receiver::new(0));
+        }
+        let receiver = &mut self.receivers[index];
+        if receiver.generation != token.generation() {
+            *receiver = Receiver::new(token.generation());
+        }
+        (receiver.socket, receiver.cancelled) = (socket, false);
+        if self.capabilities.provided_buffers {
+            self.arm_for_wanted(token);
+        } else {
+            receiver.incoming = Incoming::Waiting;
+            self.push(Wire::Readable { socket }, Internal::Readable(token).bits());
+        }
+    }
+
+    fn arm_for_wanted(&mut self, token: Token) {
+        let receiver = &mut self.receivers[token.index() as usize];
+        if self.pool.small_bytes().is_none() {
+            receiver.wanted = BufferGroup::Large;
+        }
+        (receiver.armed, receiver.switching, receiver.small_in_a_row) = (receiver.wanted, false, 0);
+        let (socket, group) = (receiver.socket, receiver.armed);
+        let multishot = self.capabilities.multishot_receive;
+        self.push(Wire::Receive { socket, group, multishot }, token.bits());
+    }
+
+    pub(super) fn cancel_receive(&mut self, token: Token) {
+        let provided = self.capabilities.provided_buffers;
+        if let Some(receiver) = self.receiver(token) {
+            receiver.cancelled = true;
+        }
+        // Where there are two steps, the second ends by itself, without waiting.
+        let target = if provided { token.bits() } else { Internal::Readable(token).bits() };
+        self.push(Wire::Cancel { target }, Internal::Cancelled(Some(token)).bits());
+    }
+
+    pub(super) fn group_of(&self, token: Token) -> BufferGroup {
+        match self.receivers.get(token.index() as usize) {
+            Some(receiver) if self.pool.small_bytes().is_some() => receiver.wanted,
+            _ => BufferGroup::Large,
+        }
+    }
+
+    fn receiver(&mut self, token: Token) -> Option<&mut Receiver> {
+        let receiver = self.receivers.get_mut(token.index() as usize)?;
+        (receiver.generation == token.generation()).then_some(receiver)
+    }
+
+    /// A receive completed, or one of several times.
+    pub(super) fn received(&mut self, token: Token, raw: Raw, into: &mut Vec<Completion>) {
+        let result = self.translate_receive(token, raw);
+        let mut more = raw.more();
+        if let Some(small_bytes) = self.pool.small_bytes()
+            && let Some(receiver) = self.receivers.get_mut(token.index() as usize)
+        {
+            if let Ok(Received::Data(lent)) = &result {
+                receiver.took(lent.len, small_bytes);
+            }
+            let goes_on = match &result {
+                Ok(Received::Data(_)) => true,
+                Ok(Received::End) => false,
+                Err(error) => driver::is_cancelled(error) || driver::is_out_of_buffers(error),
+            };
+            if more && receiver.wanted != receiver.armed && !receiver.switching {
+                receiver.switching = true;
+                self.push(Wire::Cancel { target: token.bits() }, Internal::Switched(token).bits());
+            } else if !more && receiver.switching && !receiver.cancelled && goes_on {
+                // Nobody but this driver wanted it to end.
+                self.arm_for_wanted(token);
+                more = true;
+            } else if !more {
+                receiver.switching = false;
+            }
+        }
+        self.in_flight -= usize::from(!more);
+        if !(more && result.is_err()) {
+            into.push(Completion { token, event: Event::Received(result), more });
+        }
+    }
+
+    /// A receive that was to change its group was not found: it is tried again when the next bytes say so.
+    pub(super) fn not_switched(&mut self, token: Token) {
+        if let Some(receiver) = self.receiver(token) {
+            receiver.switching = false;
+        }
+    }
+
+    fn translate_receive(&mut self, token: Token, raw: Raw) -> io::Result<Received> {
+        let index = token.index() as usize;
+        let buffer = match raw.buffer() {
+            Some(buffer) => {
+                self.pool.taken_by_kernel(buffer);
+                Some(buffer)
+            }
+            None => match std::mem::take(&mut self.receivers[index].incoming) {
+                Incoming::Into(buffer) => Some(buffer),
+                Incoming::Nothing | Incoming::Waiting => None,
+            },
+        };
+        let result = raw.bytes();
+        if result.as_ref().is_err_and(driver::is_out_of_buffers) {
+            self.pool.note_shortage(self.receivers[index].armed);
+        }
+        match (result, buffer) {
+            (Ok(0), buffer) => {
+                buffer.into_iter().for_each(|buffer| self.pool.release(buffer));
+                Ok(Received::End)
+            }
+            (Ok(len), Some(buffer)) => Ok(Received::Data(Lent { buffer, start: 0, len })),
+            (Ok(len), None) => unreachable!("{len} bytes received into no buffer"),
+            (Err(error), buffer) => {
+                buffer.into_iter().for_each(|buffer| self.pool.release(buffer));
+                Err(error)
+            }
+        }
+    }
+
+    /// The second half of a receive without provided buffers: the bytes are there, so now it may have a buffer.
+    pub(super) fn receive_readable(&mut self, token: Token, raw: Raw, into: &mut Vec<Completion>) {
+        let receiver = &mut self.receivers[token.index() as usize];
+        let Incoming::Waiting = std::mem::take(&mut receiver.incoming) else {
+            unreachable!("{token:?} was not waiting");
+        };
+        let socket = receiver.socket;
+        match raw.bytes().and_then(|_| self.pool.take().ok_or_else(driver::out_of_buffers)) {
+            Ok(buffer) => {
+                let (address, len) = self.pool.target(buffer);
+                self.receivers[token.index() as usize].incoming = Incoming::Into(buffer);
+                self.push(Wire::ReceiveInto { socket, address, len }, token.bits());
+            }
+            Err(error) => {
+                self.in_flight -= 1;
+                into.push(Completion { token, event: Event::Received(Err(error)), more: false });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_small_buffer_calls_for_large_ones_and_a_row_of_small_messages_for_small_ones() {
+        let mut receiver = Receiver::new(1);
+        receiver.took(2047, 2048);
+        assert_eq!(receiver.wanted, BufferGroup::Small);
+        receiver.took(2048, 2048);
+        assert_eq!(receiver.wanted, BufferGroup::Large);
+        receiver.armed = BufferGroup::Large;
+        for _ in 1..SMALL_AFTER {
+            receiver.took(2048, 2048);
+        }
+        // One that a small buffer would not have held begins the row anew.
+        receiver.took(2049, 2048);
+        for _ in 1..SMALL_AFTER {
+            receiver.took(1, 2048);
+            assert_eq!(receiver.wanted, BufferGroup::Large);
+        }
+        receiver.took(2048, 2048);
+        assert_eq!(receiver.wanted, BufferGroup::Small);
+    }
+}
