@@ -6,7 +6,7 @@ use crate::session::Session;
 use crate::watch::Watch;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use trochus::Runtime;
 use trochus::net::{Address, Handle, Handler, Incoming, ListenOptions, Server, StreamOptions};
 
@@ -41,11 +41,52 @@ pub(crate) fn open<H: Handler, M: FnOnce() -> H + Send + 'static>(
     connections: usize,
     make: impl Fn(u32) -> M,
 ) -> Result<Vec<Handle>> {
-    let connect = |connection: usize| {
-        let reactor = connection % runtime.reactors();
-        Ok(runtime.connect_on(reactor, &stream_options(), server, make(connection as u32))?)
-    };
-    (0..connections).map(connect).collect()
+    (0..connections).map(|connection| open_one(runtime, server, connection, &make)).collect()
+}
+
+fn open_one<H: Handler, M: FnOnce() -> H + Send + 'static>(
+    runtime: &Runtime,
+    server: &Address,
+    connection: usize,
+    make: impl Fn(u32) -> M,
+) -> Result<Handle> {
+    let reactor = connection % runtime.reactors();
+    Ok(runtime.connect_on(reactor, &stream_options(), server, make(connection as u32))?)
+}
+
+/// How connecting went while the connections that were there already played.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Connecting {
+    /// Connections a second, one after the other: of all, and of the slowest tenth.
+    pub(crate) per_s: f64,
+    pub(crate) slowest_per_s: f64,
+    /// What was played a second while the last tenth connected.
+    pub(crate) played_per_s: f64,
+}
+
+/// As [`open`], and looks at the clock and at `played` meanwhile.
+pub(crate) fn open_and_watch<H: Handler, M: FnOnce() -> H + Send + 'static>(
+    runtime: &Runtime,
+    server: &Address,
+    connections: usize,
+    make: impl Fn(u32) -> M,
+    played: impl Fn() -> u64,
+) -> Result<(Vec<Handle>, Connecting)> {
+    let start = Instant::now();
+    let mut handles = Vec::with_capacity(connections);
+    let (mut slowest_per_s, mut played_per_s) = (f64::INFINITY, 0.0);
+    while handles.len() < connections {
+        let (begun, before) = (Instant::now(), played());
+        let share = connections.div_ceil(10).min(connections - handles.len());
+        for _ in 0..share {
+            handles.push(open_one(runtime, server, handles.len(), &make)?);
+        }
+        let time = begun.elapsed().as_secs_f64();
+        slowest_per_s = slowest_per_s.min(share as f64 / time);
+        played_per_s = (played() - before) as f64 / time;
+    }
+    let per_s = connections as f64 / start.elapsed().as_secs_f64();
+    Ok((handles, Connecting { per_s, slowest_per_s, played_per_s }))
 }
 
 /// Tells all connections that the time is up, and waits for what they have to say.

@@ -8,6 +8,7 @@ mod baseline_rated;
 mod baseline_requests;
 mod baseline_stream;
 mod connections;
+mod descriptors;
 mod echo;
 mod experiment;
 mod json;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
 }
 
 fn run(mut options: Options) -> Result<()> {
+    descriptors::allow(&options)?;
     options.resolve_backends()?;
     let mut rows = Vec::new();
     let mut report = |row: Row| {
@@ -81,6 +83,7 @@ fn run(mut options: Options) -> Result<()> {
         };
         println!("{} reactors, {settings}\n", options.reactors);
         print!("{}", report::table(&rows));
+        print!("{}", report::connecting(&rows));
         let picture = report::picture(&rows);
         if !picture.is_empty() {
             print!("\nAs fast as plain sockets are:\n{picture}");

@@ -7,12 +7,13 @@ use crate::options::Options;
 use crate::pattern::{Pattern, WINDOW};
 use crate::report::{Progress, Report, Row, Unit};
 use crate::rounds::{Sample, Slice, Subject, Summary, compare};
-use crate::stream::{Outcome, Outcomes};
 use crate::watch::Watch;
 use crate::wire::{Hello, Mode};
 use crate::{Result, connections, latency};
 
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
 use std::time::Instant;
 use trochus::net::{Address, CloseReason, Handler, Io};
 use trochus::{Backend, Runtime};
@@ -79,7 +80,9 @@ fn measure(
     let clients = apart.as_ref().unwrap_or(&servers);
     let watch = Arc::new(Watch::default());
     let server = connections::serve(&servers, "127.0.0.1:0", &plan.pattern, &watch)?;
-    let sample = play(clients, server.local_addr(), plan, &watch, slice, &backend.to_string(), progress)?;
+    let ends = if apart.is_some() { 1 } else { 2 };
+    let sample =
+        play(clients, ends, server.local_addr(), plan, &watch, slice, &backend.to_string(), progress)?;
     if let Some(clients) = apart {
         clients.shutdown(connections::PATIENCE)?;
     }
@@ -94,7 +97,7 @@ fn client(options: &Options, server: &Address, progress: &mut Progress, report: 
         for &backend in &options.backends {
             let runtime = options.runtime(backend, options.reactors, 0).build()?;
             let watch = Arc::new(Watch::default());
-            let sample = play(&runtime, server, &plan, &watch, slice, &backend.to_string(), progress)?;
+            let sample = play(&runtime, 1, server, &plan, &watch, slice, &backend.to_string(), progress)?;
             runtime.shutdown(connections::PATIENCE)?;
             let row = Row::new(options, PING_PONG.name, plan.connections, plan.size, backend);
             report(row.measured(&Summary::from(&sample)));
@@ -103,9 +106,11 @@ fn client(options: &Options, server: &Address, progress: &mut Progress, report: 
     Ok(())
 }
 
-/// The client's end of a measurement.
+/// The client's end of a measurement. The runtime serves so many `ends` of each connection.
+#[expect(clippy::too_many_arguments, reason = "it is what a measurement consists of")]
 fn play(
     runtime: &Runtime,
+    ends: usize,
     server: &Address,
     plan: &Plan,
     watch: &Arc<Watch>,
@@ -114,19 +119,31 @@ fn play(
     progress: &mut Progress,
 ) -> Result<Sample> {
     let (told, outcomes) = mpsc::channel();
-    let handles = connections::open(runtime, server, plan.connections, |connection| {
+    let counting = Arc::new(AtomicBool::new(false));
+    let make = |connection| {
         let hello = Hello { mode: Mode::PingPong, connection, size: plan.size as u32 };
         let (pattern, watch, told) = (plan.pattern.clone(), watch.clone(), told.clone());
-        move || Pinger::new(pattern, hello, watch, told)
-    })?;
-    let played = || runtime.metrics().received_bytes / plan.size as u64;
+        let counting = counting.clone();
+        move || Pinger::new(pattern, hello, watch, told, counting)
+    };
+    let played = || runtime.metrics().received_bytes / (plan.size * ends) as u64;
+    let (handles, connecting) = connections::open_and_watch(runtime, server, plan.connections, make, played)?;
     progress.wait(slice.warm_up, name, Unit::Messages, played);
     latency::take(runtime)?;
     let start = Instant::now();
+    counting.store(true, Ordering::Relaxed);
     progress.wait(slice.time, name, Unit::Messages, played);
+    counting.store(false, Ordering::Relaxed);
     let (latencies, time) = (latency::take(runtime)?, start.elapsed());
-    connections::finish(&handles, &outcomes)?;
-    Ok(latencies.sample(time, plan.size))
+    let counts: Vec<u64> = connections::finish(&handles, &outcomes)?;
+    let mean = counts.iter().sum::<u64>() as f64 / counts.len() as f64;
+    Ok(Sample {
+        connects_per_s: Some(connecting.per_s),
+        slowest_connects_per_s: Some(connecting.slowest_per_s),
+        messages_per_s_meanwhile: Some(connecting.played_per_s),
+        slowest: counts.iter().min().map(|slowest| *slowest as f64 / mean).filter(|share| share.is_finite()),
+        ..latencies.sample(time, plan.size)
+    })
 }
 
 /// The client's end of a connection.
@@ -136,15 +153,25 @@ struct Pinger {
     sent_at: Instant,
     watch: Arc<Watch>,
     /// Told once, at the end.
-    outcomes: Option<Outcomes>,
+    outcomes: Option<Sender<Result<u64, String>>>,
     stopping: bool,
+    /// Whether this is the time that is measured, and what was played in it.
+    counting: Arc<AtomicBool>,
+    played: u64,
 }
 
 impl Pinger {
-    fn new(pattern: Pattern, hello: Hello, watch: Arc<Watch>, outcomes: Outcomes) -> Self {
+    fn new(
+        pattern: Pattern,
+        hello: Hello,
+        watch: Arc<Watch>,
+        outcomes: Sender<Result<u64, String>>,
+        counting: Arc<AtomicBool>,
+    ) -> Self {
         let messages = Messages::new(pattern, hello.size as usize);
         let sent_at = Instant::now();
-        Pinger { hello, messages, sent_at, watch, outcomes: Some(outcomes), stopping: false }
+        let outcomes = Some(outcomes);
+        Pinger { hello, messages, sent_at, watch, outcomes, stopping: false, counting, played: 0 }
     }
 
     fn fail(&mut self, what: impl std::fmt::Display) {
@@ -177,6 +204,7 @@ impl Handler for Pinger {
         }
         let now = Instant::now();
         latency::record(now - self.sent_at);
+        self.played += u64::from(self.counting.load(Ordering::Relaxed));
         if self.stopping {
             io.close();
         } else {
@@ -201,7 +229,7 @@ impl Handler for Pinger {
             self.fail(reason);
         }
         if let Some(outcomes) = self.outcomes.take() {
-            let _ = outcomes.send(Ok(Outcome { bytes: 0, local: None }));
+            let _ = outcomes.send(Ok(self.played));
         }
     }
 }

@@ -58,6 +58,13 @@ pub(crate) struct Row {
     pub(crate) ratio: Option<f64>,
     /// Both ends of each connection were on one reactor.
     pub(crate) local: Option<bool>,
+    /// Connections that were made a second, one after the other, while those that were there already played; of the slowest
+    /// tenth of them; and what was played a second while the last tenth connected.
+    pub(crate) connects_per_s: Option<f64>,
+    pub(crate) slowest_connects_per_s: Option<f64>,
+    pub(crate) messages_per_s_meanwhile: Option<f64>,
+    /// What the slowest connection played, over what they played on average.
+    pub(crate) slowest: Option<f64>,
 }
 
 impl Row {
@@ -99,6 +106,10 @@ impl Row {
             baseline_cores: None,
             ratio: None,
             local: None,
+            connects_per_s: None,
+            slowest_connects_per_s: None,
+            messages_per_s_meanwhile: None,
+            slowest: None,
         }
     }
 
@@ -113,6 +124,10 @@ impl Row {
         self.late_p50_us = summary.lateness.map(|late| late.p50_us);
         self.late_p99_us = summary.lateness.map(|late| late.p99_us);
         (self.cores, self.local) = (summary.cores, summary.local);
+        self.connects_per_s = summary.connects_per_s;
+        self.slowest_connects_per_s = summary.slowest_connects_per_s;
+        self.messages_per_s_meanwhile = summary.messages_per_s_meanwhile;
+        self.slowest = summary.slowest;
         self
     }
 
@@ -243,6 +258,27 @@ fn cells(row: &Row) -> Vec<String> {
         number(row.ratio, 2),
         row.local.map_or("-", |local| if local { "yes" } else { "no" }).to_owned(),
     ]
+}
+
+/// How connecting went and how evenly the connections were served, where that was measured with many of them.
+pub(crate) fn connecting(rows: &[Row]) -> String {
+    const MANY: usize = 100;
+    let mut text = String::new();
+    for row in rows.iter().filter(|row| row.connections >= MANY) {
+        let (Some(connects), Some(slowest), Some(messages), Some(share)) =
+            (row.connects_per_s, row.slowest_connects_per_s, row.messages_per_s_meanwhile, row.slowest)
+        else {
+            continue;
+        };
+        writeln!(
+            text,
+            "{} × {} {}: {connects:.0} connects/s (the slowest tenth {slowest:.0}/s), {messages:.0} messages/s while the last \
+             ones connected; the slowest connection played {share:.2} of the mean",
+            row.experiment, row.connections, row.backend
+        )
+        .expect("a string takes everything");
+    }
+    text
 }
 
 /// Columns of a bar whose ratio is 1.

@@ -16,6 +16,12 @@ pub(crate) struct Sample {
     pub(crate) latencies: Option<Latencies>,
     /// How long after it was due each request was made.
     pub(crate) lateness: Option<Latencies>,
+    /// How connecting went, one after the other, while those that were there already played.
+    pub(crate) connects_per_s: Option<f64>,
+    pub(crate) slowest_connects_per_s: Option<f64>,
+    pub(crate) messages_per_s_meanwhile: Option<f64>,
+    /// What the slowest connection played, over what they played on average.
+    pub(crate) slowest: Option<f64>,
     /// Processor time over time. Not the measurement's to fill in.
     pub(crate) cores: Option<f64>,
     /// Both ends of each connection were on one reactor.
@@ -31,6 +37,12 @@ pub(crate) struct Summary {
     pub(crate) spread: Option<f64>,
     pub(crate) latency: Option<Quantiles>,
     pub(crate) lateness: Option<Quantiles>,
+    /// How connecting went, one after the other, while those that were there already played.
+    pub(crate) connects_per_s: Option<f64>,
+    pub(crate) slowest_connects_per_s: Option<f64>,
+    pub(crate) messages_per_s_meanwhile: Option<f64>,
+    /// What the slowest connection played, over what they played on average.
+    pub(crate) slowest: Option<f64>,
     pub(crate) cores: Option<f64>,
     pub(crate) local: Option<bool>,
 }
@@ -127,6 +139,10 @@ fn summary(samples: &[Sample]) -> Summary {
         latency: Latencies::all(samples.iter().filter_map(|sample| sample.latencies.as_ref())),
         lateness: Latencies::all(samples.iter().filter_map(|sample| sample.lateness.as_ref())),
         cores: median(|sample| sample.cores),
+        connects_per_s: median(|sample| sample.connects_per_s),
+        slowest_connects_per_s: median(|sample| sample.slowest_connects_per_s),
+        messages_per_s_meanwhile: median(|sample| sample.messages_per_s_meanwhile),
+        slowest: median(|sample| sample.slowest),
         // Only if it was so in each.
         local: samples.iter().map(|sample| sample.local).reduce(|a, b| Some(a? && b?)).flatten(),
     }

@@ -181,3 +181,17 @@ fn a_cancelled_connect_sets_the_others_free() {
     assert!(matches!(error_number(&completion), Some(libc::ENOTCONN | libc::EPIPE)));
     harness.assert_settled();
 }
+
+/// Where the connection is there as soon as it was asked for, as over Linux' loopback, nobody waits for the selector: it
+/// may have thousands of others to tell of first.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_connection_over_loopback_completes_in_the_same_wait() {
+    let mut harness = harness(4);
+    let (_listener, address) = listener(Kind::Tcp, 4);
+    let fd = harness.attach(unconnected(Kind::Tcp));
+    harness.proactor.connect(fd, &address, CONNECT);
+    assert_eq!(harness.wait(Some(Duration::ZERO)), 1);
+    assert!(matches!(harness.next().event, Event::Connected(Ok(()))));
+    harness.assert_settled();
+}

@@ -360,3 +360,29 @@ fn descriptors_sent_along_do_not_hide_what_follows_them() {
     assert_eq!(harness.gather(9), b"onetwosix");
     harness.assert_quiet();
 }
+
+/// More sockets are ready than one turn hears of: they get their turn in the next ones, and nobody twice before all had one.
+#[test]
+fn those_of_whom_a_turn_does_not_hear_come_next() {
+    for kind in KINDS {
+        let mut harness: Harness = Harness::new(64, Settings::default().events_per_turn(4));
+        let pairs: Vec<_> = (0..20).map(|_| pair(kind)).collect();
+        let mut peers = Vec::new();
+        for (token, (socket, peer)) in (0..).zip(pairs) {
+            let fd = harness.attach(socket);
+            harness.proactor.receive(fd, token);
+            peers.push(peer);
+        }
+        harness.assert_quiet();
+        peers.iter_mut().for_each(|peer| peer.write_all(b"x").unwrap());
+        let mut seen = Vec::new();
+        for _ in 0..5 {
+            for completion in harness.turn() {
+                seen.push(completion.token);
+                harness.bytes_of(completion);
+            }
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (0..20).collect::<Vec<_>>());
+    }
+}

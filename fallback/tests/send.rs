@@ -253,3 +253,33 @@ fn a_peer_that_does_not_read_does_not_hold_up_another() {
         assert_eq!(harness.proactor.pending(), 1);
     }
 }
+
+#[test]
+fn a_long_send_shows_its_progress_piece_by_piece() {
+    const PIECE: usize = 100_000;
+    for kind in KINDS {
+        let mut harness = Harness::new(1, Settings::default().bytes_per_send(PIECE));
+        let (socket, mut peer) = pair(kind);
+        let fd = harness.attach(socket);
+        let expected = pattern(0, 10 * PIECE + 1);
+        let reader = thread::spawn(move || {
+            let mut received = Vec::new();
+            peer.read_to_end(&mut received).unwrap();
+            received
+        });
+        let (mut rest, mut pieces) = (expected.clone(), 0);
+        while !rest.is_empty() {
+            harness.proactor.send(fd, rest, SEND);
+            let Event::Sent(Ok(sent), payload) = harness.next().event else { panic!("failed") };
+            // As long as a piece, unless it was the last one.
+            assert!(sent >= PIECE || sent == payload.len(), "{sent}");
+            rest = payload[sent..].to_vec();
+            pieces += 1;
+        }
+        assert!(pieces > 1);
+        harness.assert_settled();
+        harness.proactor.detach(fd);
+        drop(harness);
+        assert!(reader.join().unwrap() == expected);
+    }
+}

@@ -78,6 +78,18 @@ impl RuntimeBuilder {
         self
     }
 
+    /// The small buffers of each reactor's receive pool; see [`ReactorBuilder::small_pool`].
+    pub fn small_pool(mut self, buffers: u16, buffer_bytes: usize) -> Self {
+        self.reactor = self.reactor.small_pool(buffers, buffer_bytes);
+        self
+    }
+
+    /// The sizes of each reactor's queues; see [`ReactorBuilder::ring_entries`].
+    pub fn ring_entries(mut self, submission: u32, completion: u32) -> Self {
+        self.reactor = self.reactor.ring_entries(submission, completion);
+        self
+    }
+
     /// Whether reactors look for work before they sleep.
     pub fn busy_poll(mut self, busy_poll: BusyPoll) -> Self {
         self.reactor = self.reactor.busy_poll(busy_poll);

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Output};
-use trochus::{Backend, Error, Runtime};
+use trochus::{Backend, Error, Reactor, Runtime};
 
 /// Set in a child process: what it shall ask for.
 const ASKED: &str = "TROCHUS_CONFORMANCE_CHILD";
@@ -43,7 +43,11 @@ pub(crate) fn run_as_child() -> Option<ExitCode> {
         panic_once(asked);
     }
     match Runtime::builder().backend(asked).reactors(2).build() {
-        Ok(runtime) => println!("{} {:?}", runtime.backend(), runtime.capabilities()),
+        Ok(runtime) => {
+            println!("{} {:?}", runtime.backend(), runtime.capabilities());
+            let reactor = Reactor::builder().backend(asked).build().unwrap();
+            println!("because {}", reactor.backend_reason());
+        }
         Err(error) => {
             let kind = match error {
                 Error::BackendUnavailable { .. } => "unavailable",
@@ -86,7 +90,9 @@ fn the_environment_decides_what_auto_is() {
     assert_says(&ask(Backend::Auto, &[("TROCHUS_BACKEND", "auto")]).0, &best);
     for backend in Backend::available() {
         let name = backend.to_string();
-        assert_says(&ask(Backend::Auto, &[("TROCHUS_BACKEND", &name)]).0, &name);
+        let (answer, _) = ask(Backend::Auto, &[("TROCHUS_BACKEND", &name)]);
+        assert_says(&answer, &name);
+        assert!(answer.contains("because TROCHUS_BACKEND asks for it"), "{answer}");
     }
 }
 
@@ -168,6 +174,10 @@ fn forbidden_auto_falls_back() {
     assert_says(&answer, "fallback");
     assert_eq!(log.matches("io_uring is not used").count(), 1, "once, though there are two reactors: {log}");
     assert!(log.contains("seccomp") || log.contains("io_uring_disabled"), "{log}");
+    // Who asks the reactor is told as well.
+    let reason = answer.lines().find(|line| line.starts_with("because")).unwrap();
+    assert_says(reason, "because io_uring does not work here: ");
+    assert!(reason.contains("seccomp") || reason.contains("io_uring_disabled"), "{reason}");
 }
 
 #[cfg(target_os = "linux")]

@@ -25,6 +25,7 @@ mod later;
 mod limits;
 mod options;
 mod panics;
+mod pool;
 mod probe;
 mod reach;
 mod resets;
@@ -83,6 +84,7 @@ fn trials() -> Vec<Trial> {
         options::suites(),
         limits::suites(),
         panics::suites(),
+        pool::suites(),
         shutdown::suites(),
         connecting::suites(),
         servers::suites(),

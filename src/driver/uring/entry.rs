@@ -5,9 +5,9 @@ use crate::buf::{BufferId, Payload};
 use crate::config::SEND_BYTES;
 use crate::driver::{BufferGroup, Kind, Token};
 use io_uring::{cqueue, opcode, squeue, types};
-use socket2::{SockAddr, Socket};
+use socket2::{SockAddr, SockRef, Socket};
 use std::io::{self, IoSlice};
-use std::os::fd::{FromRawFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, RawFd};
 use std::ptr;
 
 pub(super) use squeue::Entry;
@@ -37,6 +37,10 @@ pub(super) enum Wire<'a> {
     },
     /// Completes when there is something to receive.
     Readable {
+        socket: RawFd,
+    },
+    /// Completes when a connect has ended, or anything can be sent.
+    Writable {
         socket: RawFd,
     },
     ReceiveInto {
@@ -86,6 +90,7 @@ impl Wire<'_> {
                     .flags(squeue::Flags::BUFFER_SELECT)
             }
             Wire::Readable { socket } => opcode::PollAdd::new(Fd(socket), libc::POLLIN as u32).build(),
+            Wire::Writable { socket } => opcode::PollAdd::new(Fd(socket), libc::POLLOUT as u32).build(),
             Wire::ReceiveInto { socket, address, len } => {
                 opcode::Recv::new(Fd(socket), address, len as u32).flags(libc::MSG_DONTWAIT).build()
             }
@@ -199,6 +204,32 @@ impl Internal {
             }
         }
     }
+}
+
+/// A socket that an operation is in flight on.
+fn socket_in_flight<T>(socket: RawFd, ask: impl FnOnce(SockRef<'_>) -> io::Result<T>) -> io::Result<T> {
+    // SAFETY: who submits an operation keeps its descriptor open until the final completion.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(socket) };
+    ask(SockRef::from(&descriptor))
+}
+
+/// Begins to connect, and does not wait for it.
+pub(super) fn begin_connect(socket: RawFd, address: &SockAddr) -> io::Result<()> {
+    socket_in_flight(socket, |socket| {
+        socket.set_nonblocking(true)?;
+        let begun = match socket.connect(address) {
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
+            begun => begun,
+        };
+        // For what comes next on this socket the kernel is to wait.
+        socket.set_nonblocking(false)?;
+        begun
+    })
+}
+
+/// The error that waits at the socket.
+pub(super) fn take_error(socket: RawFd) -> io::Result<Option<io::Error>> {
+    socket_in_flight(socket, |socket| socket.take_error())
 }
 
 /// A completion entry.

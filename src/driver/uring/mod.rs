@@ -3,6 +3,7 @@
 //! `setup` opens the best ring that the kernel allows and finds out what it can do, `pool` is the memory that receives
 //! land in, `entry` translates operations. Here is the life of an operation: who holds its memory, and when it ends.
 
+mod connect;
 mod entry;
 mod event;
 mod operations;
@@ -104,12 +105,7 @@ impl Uring {
                 let multishot = self.capabilities.multishot_accept;
                 self.push(Wire::Accept { listener, multishot }, token.bits());
             }
-            Op::Connect { socket, address } => {
-                let address = Box::new(address);
-                let wire = Wire::Connect { socket, address: &address };
-                let entry = wire.entry();
-                self.push_owner(token, entry, Memory::Connect(address));
-            }
+            Op::Connect { socket, address } => self.connect(token, socket, address),
             Op::Receive { socket } => self.arm_receive(token, socket),
             Op::Send { socket, payload } => {
                 let message = payload.as_single().is_none().then(|| self.describe(&payload));
@@ -252,10 +248,7 @@ impl Uring {
         let (token, event) = match key.kind() {
             Kind::Receive => return self.received(key, raw, into),
             Kind::Accept => (key, Event::Accepted(raw.accepted())),
-            Kind::Connect => {
-                let (token, _address) = self.operations.remove(key);
-                (token, Event::Connected(raw.bytes().map(drop)))
-            }
+            Kind::Connect => return self.connected(key, raw, into),
             // The result of a send whose memory the kernel goes on reading.
             Kind::Send if raw.more() => (self.operations.token(key), Event::Sent(raw.bytes(), None)),
             Kind::Send => {

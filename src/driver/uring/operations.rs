@@ -1,9 +1,9 @@
 //! What the kernel may read on behalf of an operation, in a slot of the operation's own.
 
+use super::connect::Connecting;
 use super::entry::Message;
 use crate::buf::Payload;
 use crate::driver::{GENERATIONS, Token};
-use socket2::SockAddr;
 
 /// Operations that own memory until their final completion. There may be several of one table entry.
 ///
@@ -36,7 +36,7 @@ pub(super) enum Memory {
     Nothing,
     /// The message header is there when the payload is more than one slice.
     Send(Payload, Option<Box<Message>>),
-    Connect(#[expect(dead_code, reason = "held for the kernel, which reads it")] Box<SockAddr>),
+    Connect(Connecting),
 }
 
 impl Operations {

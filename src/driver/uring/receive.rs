@@ -89,7 +89,10 @@ impl Uring {
         if self.pool.small_bytes().is_none() {
             receiver.wanted = BufferGroup::Large;
         }
-        (receiver.armed, receiver.switching, receiver.small_in_a_row) = (receiver.wanted, false, 0);
+        if receiver.armed != receiver.wanted {
+            receiver.small_in_a_row = 0;
+        }
+        (receiver.armed, receiver.switching) = (receiver.wanted, false);
         let (socket, group) = (receiver.socket, receiver.armed);
         let multishot = self.capabilities.multishot_receive;
         self.push(Wire::Receive { socket, group, multishot }, token.bits());
