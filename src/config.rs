@@ -140,6 +140,18 @@ pub const LANE_ITEMS: usize = 8192;
 /// The longest that a client's requests linger, however long was asked for.
 pub const LONGEST_LINGER: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Bytes by which one producer of a batcher may be ahead of the consumer, where items are weighed.
+pub const LANE_BYTES: usize = 1 << 20;
+
+/// How often a batch that could not be written is tried again before the batcher fails.
+pub const BATCH_RETRIES: u32 = 10;
+
+/// How long after the first time; each further pause is twice as long.
+pub const FIRST_BATCH_RETRY_PAUSE: Duration = Duration::from_millis(10);
+
+/// The longest of those pauses.
+pub const LONGEST_BATCH_RETRY_PAUSE: Duration = Duration::from_secs(1);
+
 /// Requests that a reactor takes from one client's lanes in one turn: as many as lie in the lanes of a few producers.
 pub const BATCH_ITEMS: usize = 65_536;
 

@@ -55,6 +55,14 @@ pub(crate) fn reactor_failed(failure: &impl fmt::Display) {
     warn(format_args!("{failure}; its connections are lost, the other reactors go on"));
 }
 
+/// Says why producers of batchers pay a fence from now on. Called once.
+pub(crate) fn membarrier_refused(error: &io::Error) {
+    warn(format_args!(
+        "membarrier was refused after it had worked: {error}; pushes to batchers pay a memory fence from now on (allow it in the \
+         seccomp filter, or have the filter refuse it from the start)"
+    ));
+}
+
 /// A handler panicked; its connection was closed.
 pub(crate) fn handler_panicked(peer: &impl fmt::Display) {
     warn(format_args!("a handler panicked; its connection with {peer} was closed"));

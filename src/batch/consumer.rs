@@ -1,5 +1,7 @@
 //! The receiving end: batches for a thread, or items for an event loop.
 
+mod linger;
+
 use std::error::Error;
 use std::time::{Duration, Instant};
 
@@ -9,7 +11,7 @@ use super::lane::ring::Reader;
 use super::lane::run::Run;
 use super::shared::Shared;
 use super::sync::Arc;
-use super::wait::gate::{FAILED, STOPPED};
+use super::wait::gate::{ASLEEP, FAILED, STOPPED};
 
 /// How long to leave the lanes alone after a small batch. About as many items come in that time as make up for
 /// the cache lines that a look takes.
@@ -39,6 +41,12 @@ pub struct Consumer<T> {
     oldest: Instant,
     /// What was pushed before a flush has not all left yet.
     flushing: bool,
+    /// A flush was asked for that the event loop has not been told of.
+    flush_seen: bool,
+    /// The sync that is going on: the lanes are marked where they ended when it began.
+    syncing: Option<u64>,
+    /// Syncs that are done.
+    synced: u64,
     /// The last batch was a small one, and the consumer is back already.
     hurried: bool,
 }
@@ -62,6 +70,9 @@ impl<T> Consumer<T> {
             phase: Phase::Open,
             oldest: Instant::now(),
             flushing: false,
+            flush_seen: false,
+            syncing: None,
+            synced: 0,
             hurried: false,
         }
     }
@@ -87,13 +98,23 @@ impl<T> Consumer<T> {
         let mut idle_since = None;
         let mut taken = 0;
         let mut deadline = None;
+        let mut weight = 0_usize;
+        self.came_back();
         if self.hurried {
             self.pace();
         }
         loop {
             let stopping = self.seal_if_stopped();
-            self.flushing |= self.shared.take_flush();
+            // Before looking for items: what was pushed before a flush is then seen.
+            if self.shared.take_flush() {
+                self.flushing = true;
+                self.begin_sync();
+                if taken == 0 {
+                    self.came_back();
+                }
+            }
             let started = linger.map(|_| Instant::now());
+            let before = batch.len();
             taken += self.pass(limit - taken, &mut |run| run.append_to(batch));
             if taken == limit {
                 break;
@@ -111,7 +132,12 @@ impl<T> Consumer<T> {
             }
             let (Some(linger), Some(first), Some(started)) = (linger, first, started) else { break };
             let deadline = *deadline.get_or_insert(first + linger);
-            if flushed || stopping || started >= deadline {
+            let heavy = self.shared.scale.as_ref().is_some_and(|scale| {
+                let more = batch[before..].iter().map(|item| (scale.weigh)(item));
+                weight = more.fold(weight, usize::saturating_add);
+                weight >= scale.lane_bytes
+            });
+            if flushed || stopping || heavy || started >= deadline {
                 break;
             }
             self.sleep(Some((limit - taken, deadline)));
@@ -146,21 +172,52 @@ impl<T> Consumer<T> {
 
     /// Sleeps until there is something, or with a part of a batch until `missing` items fill it or the deadline.
     fn sleep(&mut self, linger: Option<(usize, Instant)>) {
-        // If `missing` items come, one lane gets at least its share of them.
-        let share = linger.map(|(missing, _)| {
-            let share = missing.div_ceil(self.lanes.len().max(1));
-            share.min(self.shared.options.lane.div_ceil(2))
-        });
-        let gate = &self.shared.gate;
-        gate.enlist();
-        gate.arm(share);
+        self.shared.gate.enlist();
+        match linger {
+            None => self.shared.gate.arm(ASLEEP),
+            Some((missing, _)) => self.arm_for(missing),
+        }
         barrier::heavy();
-        if self.has_reason(share.unwrap_or(1)) {
-            gate.disarm();
+        if self.has_reason(linger.is_some()) {
+            self.shared.gate.disarm();
             return;
         }
         self.shared.counters.sleep();
-        gate.sleep(linger.map(|(_, deadline)| deadline));
+        self.shared.gate.sleep(linger.map(|(_, deadline)| deadline));
+    }
+
+    // Syncs: who asks waits until the consumer has come back behind everything that was accepted before.
+
+    /// A flush may be a sync.
+    fn look_for_flush(&mut self) {
+        if self.shared.take_flush() {
+            self.flush_seen = true;
+            self.begin_sync();
+            self.came_back();
+        }
+    }
+
+    fn begin_sync(&mut self) {
+        let wanted = self.shared.syncs_wanted();
+        if self.syncing.is_none() && wanted != self.synced {
+            self.shared.adopt(&mut self.seen, &mut self.lanes);
+            self.lanes.iter_mut().for_each(Reader::set_mark);
+            self.syncing = Some(wanted);
+            // What is marked must not linger, also when this began without a flush of its own.
+            (self.flushing, self.flush_seen) = (true, true);
+        }
+    }
+
+    /// What was taken so far is dealt with.
+    fn came_back(&mut self) {
+        while let Some(wanted) = self.syncing
+            && self.lanes.iter().all(Reader::is_past_mark)
+        {
+            self.syncing = None;
+            self.synced = wanted;
+            self.shared.synced(wanted);
+            self.begin_sync(); // for those who asked meanwhile
+        }
     }
 
     // For an event loop.
@@ -168,7 +225,8 @@ impl<T> Consumer<T> {
     /// Gives up to `max` items to `f`, lane by lane, each in its order; the next call goes on with the next
     /// lane. Never waits. How many there were.
     ///
-    /// Does not look at `linger`: an event loop has its own reasons when to turn.
+    /// Does not look at `linger`: an event loop has its own reasons when to turn. Coming back, here or with
+    /// [`prepare_sleep`](Self::prepare_sleep), says that what was taken before is dealt with.
     pub fn drain(&mut self, max: usize, mut f: impl FnMut(T)) -> usize {
         self.drain_runs(max, |run| run.for_each(&mut f))
     }
@@ -177,6 +235,8 @@ impl<T> Consumer<T> {
     /// to encode plain values, see [`Run::as_slice`].
     pub fn drain_runs(&mut self, max: usize, mut f: impl FnMut(Run<'_, T>)) -> usize {
         self.seal_if_stopped();
+        self.came_back();
+        self.look_for_flush();
         let taken = self.pass(max, &mut f);
         if taken > 0 {
             self.shared.counters.batch(taken);
@@ -195,52 +255,18 @@ impl<T> Consumer<T> {
     /// Then pass [`sleep_barrier`](super::sleep_barrier), once for all consumers that the loop prepared. Then
     /// ask each [`is_ready`](Self::is_ready); sleep only when none is.
     pub fn prepare_sleep(&mut self) {
+        self.came_back();
         // A closure that panicked in `drain` may have left somebody waiting.
         self.shared.space_freed(self.lanes.iter().map(Reader::lane));
         self.shared.counters.sleep();
-        self.shared.gate.arm(None);
+        self.shared.gate.arm(ASLEEP);
     }
 
     /// Second phase: whether something came in the meantime, so that this consumer must not sleep. Then call
     /// [`cancel_sleep`](Self::cancel_sleep) and drain.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.has_reason(1)
-    }
-
-    /// As [`prepare_sleep`](Self::prepare_sleep), but `notify` is called only once a lane holds `items`, or for a flush.
-    pub(crate) fn prepare_sleep_until(&mut self, items: usize) {
-        self.shared.counters.sleep();
-        self.shared.gate.arm(Some(items));
-    }
-
-    /// As [`is_ready`](Self::is_ready), behind [`prepare_sleep_until`](Self::prepare_sleep_until).
-    pub(crate) fn is_ready_with(&self, items: usize) -> bool {
-        self.has_reason(items)
-    }
-
-    /// Items in the lanes. Behind [`stop_accepting`](Self::stop_accepting), none will be added.
-    pub(crate) fn waiting(&mut self) -> usize {
-        self.seal_if_stopped();
-        self.shared.adopt(&mut self.seen, &mut self.lanes);
-        // Or each would be a reason not to sleep, until somebody drains.
-        self.lanes.retain(|lane| !lane.is_exhausted());
-        self.lanes.iter().map(Reader::pending).sum()
-    }
-
-    /// Whether pushes are refused, so that nothing will come to what is in the lanes.
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.shared.gate.synced_state() & STOPPED != 0
-    }
-
-    /// Has pushes refused from now on; what was accepted before remains to be taken.
-    pub(crate) fn stop_accepting(&self) {
-        self.shared.gate.stop(0);
-    }
-
-    /// Whether a flush was asked for since the last time.
-    pub(crate) fn take_flush(&mut self) -> bool {
-        self.shared.take_flush()
+        self.has_reason(false)
     }
 
     /// The loop goes on: `notify` is not called for pushes any more.
@@ -286,8 +312,9 @@ impl<T> Consumer<T> {
     fn seal_if_stopped(&mut self) -> bool {
         if self.phase == Phase::Open && self.shared.gate.synced_state() & STOPPED != 0 {
             // A push that did not see the stop wrote its item before this.
+            self.shared.gate.set_before_barrier(0);
             barrier::heavy();
-            self.shared.adopt(&mut self.seen, &mut self.lanes);
+            self.shared.adopt_last(&mut self.seen, &mut self.lanes);
             for lane in &mut self.lanes {
                 lane.seal();
                 lane.lane().waiters.wake_all();
@@ -325,13 +352,17 @@ impl<T> Consumer<T> {
         max - left
     }
 
-    /// Whether there is anything to do: a lane with so many items, or one to give back, or an event.
-    fn has_reason(&self, length: usize) -> bool {
+    /// Whether there is anything to do: items, or enough of them for one who lingers; a lane to give back, or an event.
+    fn has_reason(&self, lingers: bool) -> bool {
         let stopped = self.shared.gate.synced_state() & STOPPED != 0 && self.phase != Phase::Settled;
+        let is_reason = |lane: &Reader<T>| {
+            let items = if lingers { lane.is_due() } else { lane.pending() > 0 };
+            items || lane.is_exhausted()
+        };
         stopped
             || self.shared.is_flush_wanted()
             || self.shared.has_arrivals(self.seen)
-            || self.lanes.iter().any(|lane| lane.pending() >= length || lane.is_exhausted())
+            || self.lanes.iter().any(is_reason)
     }
 }
 

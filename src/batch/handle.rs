@@ -1,13 +1,16 @@
 //! The handle that everybody shares.
 
+use std::time::Duration;
+
 use super::builder::BatcherBuilder;
-use super::error::{CloseError, PushError};
+use super::error::{CloseError, PushError, SyncError};
 use super::lane::ring::Lane;
 use super::lane::shards::{Shards, own_shard};
 use super::producer::Producer;
 use super::shared::Shared;
 use super::stats::Stats;
 use super::sync::Arc;
+use super::wait::end::{CloseAsync, SyncAsync};
 use super::wait::gate::STOPPED;
 use super::wait::push::{PushAsync, Target};
 
@@ -42,7 +45,9 @@ impl<T> Batcher<T> {
     /// task that moves between threads may not: let it hold a producer.
     ///
     /// # Errors
-    /// [`Closed`](PushError::Closed) or [`Failed`](PushError::Failed), with the item.
+    /// [`Closed`](PushError::Closed) or [`Failed`](PushError::Failed), with the item; and
+    /// [`WouldDeadlock`](PushError::WouldDeadlock) if it would have to wait on a reactor's own thread or in the consumer's closure:
+    /// there use [`try_push`](Self::try_push) or [`push_async`](Self::push_async).
     #[inline]
     pub fn push(&self, item: T) -> Result<(), PushError<T>> {
         match self.try_push(item) {
@@ -80,6 +85,46 @@ impl<T> Batcher<T> {
         self.shared.flush();
     }
 
+    /// Waits until everything that was accepted before this call is dealt with: returned from the consumer's closure with success,
+    /// for one that has a thread of its own; otherwise, until the consumer came back behind it. So a producer learns that
+    /// its items are on the disk, and those of everybody who told it of theirs, without closing anything.
+    ///
+    /// Ends a linger, as [`flush`](Self::flush) does. Many may wait at a time; those who asked while a batch is being
+    /// written wait for the same one. Returns when the batcher is closed and drained as well.
+    ///
+    /// ```
+    /// # use trochus::batch::Batcher;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let (written, file) = std::sync::mpsc::channel();
+    /// let log = Batcher::builder().spawn(move |entries: &mut Vec<&str>| written.send(entries.concat()))?;
+    /// log.push("paid")?;
+    /// log.sync()?; // safe, whatever happens now
+    /// assert_eq!(file.try_recv()?, "paid");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Failed`](SyncError::Failed): the consumer failed before. [`WouldDeadlock`](SyncError::WouldDeadlock) on a reactor's own thread
+    /// and in the consumer's closure: there use [`sync_async`](Self::sync_async).
+    pub fn sync(&self) -> Result<(), SyncError> {
+        self.sync_async().wait(None)
+    }
+
+    /// As [`sync`](Self::sync), but not for longer than that. No limit is too large.
+    ///
+    /// # Errors
+    /// As `sync`, and [`TimedOut`](SyncError::TimedOut).
+    pub fn sync_timeout(&self, limit: Duration) -> Result<(), SyncError> {
+        self.sync_async().wait(Some(limit))
+    }
+
+    /// As [`sync`](Self::sync), waiting without blocking the thread. What was accepted before this call counts, whenever the
+    /// future is polled.
+    pub fn sync_async(&self) -> SyncAsync<T> {
+        SyncAsync::new(Arc::clone(&self.shared))
+    }
+
     /// Accepts no more items, and waits until the consumer has dealt with every item accepted before, and its
     /// thread has ended. May be called again, from any handle.
     ///
@@ -88,9 +133,25 @@ impl<T> Batcher<T> {
     /// it on the thread that drives it.
     ///
     /// # Errors
-    /// The consumer failed: its error, and the items not delivered (for the first caller).
+    /// The consumer failed: its error, and the items not delivered (for the first caller). On a reactor's own thread, where it
+    /// would have to wait, nothing is done: there use [`close_async`](Self::close_async).
     pub fn close(&self) -> Result<(), CloseError<T>> {
-        self.shared.close()
+        CloseAsync::wait(&self.shared, None)
+    }
+
+    /// As [`close`](Self::close), but does not wait for longer than that. Then the batcher is still closing, and this may be
+    /// called again. No limit is too large.
+    ///
+    /// # Errors
+    /// As `close`, and [`CloseErrorKind::TimedOut`](super::CloseErrorKind::TimedOut).
+    pub fn close_timeout(&self, limit: Duration) -> Result<(), CloseError<T>> {
+        CloseAsync::wait(&self.shared, Some(limit))
+    }
+
+    /// As [`close`](Self::close), waiting without blocking the thread: nothing is accepted from this call on, whenever the future is
+    /// polled. Does not wait for the consumer's thread, which has nothing left to do then.
+    pub fn close_async(&self) -> CloseAsync<T> {
+        CloseAsync::new(Arc::clone(&self.shared))
     }
 
     /// Accepts no more items, and does not wait. Items accepted before are still delivered.
@@ -113,6 +174,10 @@ impl<T> Batcher<T> {
     #[inline(always)]
     pub(crate) fn try_push_to(&self, shard: usize, item: T) -> Result<(), PushError<T>> {
         self.shards.try_push(shard, &self.shared, item)
+    }
+
+    pub(crate) fn shared(&self) -> &Shared<T> {
+        &self.shared
     }
 
     pub(crate) fn parts(&self, shard: usize) -> (Arc<Shared<T>>, Arc<Lane<T>>) {

@@ -57,8 +57,13 @@
 //! - Items of one producer (or one thread that pushes through the handle) stay in order. Across producers there
 //!   is none.
 //! - What was accepted is delivered, or comes back from [`close`](Batcher::close) with the consumer's error. What
-//!   is not accepted comes back at once, in the [`PushError`].
-//! - When a lane is full, its producer waits: it spins for a moment, then parks. Lanes are bounded.
+//!   is not accepted comes back at once, in the [`PushError`]. [`sync`](Batcher::sync) says when it has been
+//!   dealt with.
+//! - A batch that fails for now can be [tried again](Written::Again); one that fails for good ends the batcher.
+//! - When a lane is full, its producer waits: it spins for a moment, then parks. Lanes are bounded, in items and, where items
+//!   are [weighed](BatcherBuilder::weigh), in bytes.
+//! - What waits says so: on a thread that drives a reactor, and in the consumer's own closure, it returns an error at once
+//!   where it would have to wait. `try_push`, `push_async`, `sync_async` and `close_async` never wait.
 //! - Nothing is allocated for an item.
 //!
 //! # Consumers
@@ -84,12 +89,13 @@ mod loom_tests;
 
 pub use builder::BatcherBuilder;
 pub use consumer::Consumer;
-pub use error::{CloseError, PushError};
+pub use error::{CloseError, CloseErrorKind, PushError, SyncError};
 pub use handle::Batcher;
 pub use lane::run::Run;
-pub use outcome::Outcome;
+pub use outcome::{Outcome, Written};
 pub use producer::Producer;
 pub use stats::Stats;
+pub use wait::end::{CloseAsync, SyncAsync};
 pub use wait::push::PushAsync;
 
 /// The barrier between [`Consumer::prepare_sleep`] and [`Consumer::is_ready`]: one for all the consumers of an

@@ -3,16 +3,18 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 
-use super::error::PushError;
-use super::lane::ring::{Lane, Writer};
+use super::error::{PushError, SyncError};
+use super::lane::ring::{Growth, Lane, Room, Writer};
 use super::shared::Shared;
 use super::sync::{Arc, Ordering, fence};
+use super::wait::end::SyncAsync;
 use super::wait::push::{PushAsync, Target};
 
 /// A producer with a lane of its own, from [`Batcher::producer`](super::Batcher::producer). One for each thread:
 /// it is `Send`, not `Sync`.
 ///
-/// A push is a store and a release-store, without a lock, an atomic read-modify-write or a fence. Items of one
+/// A push is a store and a release-store, without a lock or an atomic read-modify-write; and without a fence where the system
+/// offers one that the consumer pays for when it falls asleep (Linux). Items of one
 /// producer reach the consumer in their order; among producers there is none. When it is dropped, its items are
 /// still delivered.
 pub struct Producer<T> {
@@ -32,7 +34,9 @@ impl<T> Producer<T> {
     /// parks.
     ///
     /// # Errors
-    /// [`Closed`](PushError::Closed) or [`Failed`](PushError::Failed), with the item.
+    /// [`Closed`](PushError::Closed) or [`Failed`](PushError::Failed), with the item; and
+    /// [`WouldDeadlock`](PushError::WouldDeadlock) if it would have to wait on a reactor's own thread or in the consumer's closure:
+    /// there use [`try_push`](Self::try_push) or [`push_async`](Self::push_async).
     #[inline]
     pub fn push(&mut self, item: T) -> Result<(), PushError<T>> {
         match self.try_push(item) {
@@ -47,7 +51,10 @@ impl<T> Producer<T> {
     /// As [`push`](Self::push), and [`Full`](PushError::Full).
     #[inline]
     pub fn try_push(&mut self, item: T) -> Result<(), PushError<T>> {
-        self.shared.try_push(&mut self.writer, item)
+        match self.shared.try_push(&mut self.writer, item) {
+            Err(PushError::Full(item)) => self.make_room_and_push(item),
+            pushed => self.shared.announce(pushed),
+        }
     }
 
     /// Hands over all items in their order, waiting as [`push`](Self::push) does.
@@ -70,8 +77,40 @@ impl<T> Producer<T> {
         self.shared.flush();
     }
 
+    /// As [`Batcher::sync`](super::Batcher::sync).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn sync(&mut self) -> Result<(), SyncError> {
+        self.sync_async().wait(None)
+    }
+
+    /// As [`Batcher::sync_async`](super::Batcher::sync_async).
+    pub fn sync_async(&mut self) -> SyncAsync<T> {
+        SyncAsync::new(Arc::clone(&self.shared))
+    }
+
+    pub(crate) fn shared(&self) -> &Shared<T> {
+        &self.shared
+    }
+
     pub(crate) fn parts(&self) -> (Arc<Shared<T>>, Arc<Lane<T>>) {
         (Arc::clone(&self.shared), Arc::clone(self.writer.lane()))
+    }
+
+    #[cold]
+    fn make_room_and_push(&mut self, item: T) -> Result<(), PushError<T>> {
+        let weight = self.shared.weigh(&item);
+        loop {
+            match self.writer.make_room(weight) {
+                Room::Ready => {
+                    let pushed = self.shared.try_push(&mut self.writer, item);
+                    return self.shared.announce(pushed);
+                }
+                Room::Full => return Err(PushError::Full(item)),
+                Room::Grow(slots) => self.writer.grow(&mut Growth::new(slots)),
+            }
+        }
     }
 
     #[cold]

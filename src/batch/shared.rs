@@ -5,16 +5,20 @@ use std::task::{Context, Poll};
 use std::thread::{JoinHandle, ThreadId};
 
 use super::builder::Options;
-use super::error::{Cause, CloseError, PushError};
+use super::error::{Cause, CloseError, PushError, SyncError};
 use super::lane::barrier;
 use super::lane::ring::{Lane, Reader, Writer, lane};
+use super::lane::weight::Scale;
 use super::stats::Counters;
-use super::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, Ordering, fence, wait};
+use super::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, fence};
 use super::wait::gate::{FAILED, Gate, Notify, STOPPED};
+use super::wait::list::WaitList;
 
 pub(crate) struct Shared<T> {
     pub(crate) gate: Gate,
     pub(crate) options: Options,
+    /// Where items are weighed.
+    pub(crate) scale: Option<Scale<T>>,
     pub(crate) counters: Counters,
     arrivals: Arrivals<T>,
     /// Somebody may wait for space. Kept apart from the lists so that the consumer looks in one place.
@@ -22,8 +26,11 @@ pub(crate) struct Shared<T> {
     flush_wanted: AtomicBool,
     /// Handles and producers. At zero nothing can come any more.
     senders: AtomicUsize,
+    /// How often somebody asked to be told that everything accepted by then is dealt with, and up to which of them it is.
+    syncs: (AtomicU64, AtomicU64),
     outcome: Mutex<Outcome<T>>,
-    outcome_set: Condvar,
+    /// Those who wait for the outcome, or for a sync.
+    pub(crate) waiters: WaitList,
     pub(crate) thread: OwnThread,
 }
 
@@ -41,45 +48,61 @@ enum Outcome<T> {
 }
 
 impl<T> Shared<T> {
-    pub(crate) fn new(options: Options, notify: Option<Notify>) -> Self {
+    pub(crate) fn new(options: Options, scale: Option<Scale<T>>, notify: Option<Notify>) -> Self {
         barrier::init();
         Self {
             gate: Gate::new(notify),
             options,
+            scale,
             counters: Counters::default(),
             arrivals: Arrivals { readers: Mutex::new(Vec::new()), count: AtomicUsize::new(0) },
             space_wanted: AtomicBool::new(false),
             flush_wanted: AtomicBool::new(false),
             senders: AtomicUsize::new(1),
+            syncs: (AtomicU64::new(0), AtomicU64::new(0)),
             outcome: Mutex::new(Outcome::Running),
-            outcome_set: Condvar::new(),
+            waiters: WaitList::new(),
             thread: OwnThread::default(),
         }
     }
 
     // Items in.
 
-    /// Writes the item into the lane. `Ok` means that the consumer gets it, or its loss is reported.
+    /// Writes the item into the lane. `Ok` means that the consumer gets it, or its loss is reported; and `true`, that
+    /// the consumer is to be woken, once the caller holds no lock. `Full` if there is no room that the writer knows of.
     #[inline(always)]
-    pub(crate) fn try_push(&self, writer: &mut Writer<T>, item: T) -> Result<(), PushError<T>> {
+    pub(crate) fn try_push(&self, writer: &mut Writer<T>, item: T) -> Result<bool, PushError<T>> {
         if self.gate.state() & STOPPED != 0 {
             return Err(self.refuse(item));
         }
         writer.try_write(item).map_err(PushError::Full)?;
-        if self.gate.wants_attention() { self.attend(writer) } else { Ok(()) }
+        if self.gate.wants_attention() { self.attend(writer) } else { Ok(false) }
     }
 
     /// After a write that met a consumer asleep or a batcher just stopped; or any, where the barrier is a fence.
     #[cold]
-    fn attend(&self, writer: &mut Writer<T>) -> Result<(), PushError<T>> {
+    fn attend(&self, writer: &mut Writer<T>) -> Result<bool, PushError<T>> {
         let state = self.gate.state_after_write();
         if state & STOPPED != 0
             && let Some(item) = writer.revoke()
         {
             return Err(self.refuse(item));
         }
-        self.gate.wake_for(state, || writer.lane().len());
+        Ok(self.gate.is_reason(state, || writer.lane().is_due()))
+    }
+
+    /// What comes behind a write, when no lock is held any more.
+    #[inline(always)]
+    pub(crate) fn announce(&self, pushed: Result<bool, PushError<T>>) -> Result<(), PushError<T>> {
+        if pushed? {
+            self.gate.wake();
+        }
         Ok(())
+    }
+
+    /// What the item weighs in its lane; runs the application's function, if there is one.
+    pub(crate) fn weigh(&self, item: &T) -> usize {
+        self.scale.as_ref().map_or(0, |scale| (scale.weigh)(item))
     }
 
     fn refuse(&self, item: T) -> PushError<T> {
@@ -156,10 +179,16 @@ impl<T> Shared<T> {
     #[inline]
     pub(crate) fn adopt(&self, seen: &mut usize, lanes: &mut Vec<Reader<T>>) {
         if self.has_arrivals(*seen) {
-            let mut readers = self.arrivals.readers.lock();
-            lanes.append(&mut readers);
-            *seen = self.arrivals.count.load(Ordering::Relaxed);
+            self.adopt_last(seen, lanes);
         }
+    }
+
+    /// As `adopt`, and no lane comes behind it that its writer could use, if the batcher has stopped: whoever registers later
+    /// sees that, because of the lock. The count alone may be out of date.
+    pub(crate) fn adopt_last(&self, seen: &mut usize, lanes: &mut Vec<Reader<T>>) {
+        let mut readers = self.arrivals.readers.lock();
+        lanes.append(&mut readers);
+        *seen = self.arrivals.count.load(Ordering::Relaxed);
     }
 
     pub(crate) fn has_arrivals(&self, seen: usize) -> bool {
@@ -184,22 +213,37 @@ impl<T> Shared<T> {
 
     fn settle(&self, outcome: Outcome<T>) {
         *self.outcome.lock() = outcome;
-        self.outcome_set.notify_all();
+        self.waiters.wake_all();
+    }
+
+    /// How often a sync was asked for.
+    pub(crate) fn syncs_wanted(&self) -> u64 {
+        self.syncs.0.load(Ordering::Acquire)
+    }
+
+    /// Everything that was accepted before so many syncs were asked for is dealt with.
+    pub(crate) fn synced(&self, syncs: u64) {
+        self.syncs.1.store(syncs, Ordering::Release);
+        self.waiters.wake_all();
     }
 
     // The handles' side.
 
     /// A new lane; the consumer finds its other end.
     pub(crate) fn register(&self) -> Writer<T> {
-        let (writer, reader) = lane(self.options.lane);
+        let (writer, reader) = lane(self.options.lane, self.scale.as_ref().map(|scale| scale.lane_bytes));
         let mut readers = self.arrivals.readers.lock();
         // Once the consumer has taken the last arrivals, the lock makes its reason visible here and to the
         // writer, which then accepts nothing.
-        if self.gate.state() & STOPPED == 0 {
+        let accepts = self.gate.state() & STOPPED == 0;
+        if accepts {
             readers.push(reader);
             self.arrivals.count.fetch_add(1, Ordering::Release);
         }
         drop(readers);
+        if accepts {
+            self.gate.wake_if_lingering();
+        }
         writer
     }
 
@@ -222,24 +266,40 @@ impl<T> Shared<T> {
         self.gate.wake();
     }
 
-    pub(crate) fn close(&self) -> Result<(), CloseError<T>> {
-        self.gate.stop(0);
-        if self.thread.is_current() {
-            return Ok(());
+    /// Asks to be told when everything accepted so far is dealt with. For `poll_sync`.
+    pub(crate) fn want_sync(&self) -> u64 {
+        let wanted = self.syncs.0.fetch_add(1, Ordering::AcqRel) + 1;
+        self.flush_wanted.store(true, Ordering::Release);
+        fence(Ordering::SeqCst); // as for a flush
+        self.gate.wake();
+        wanted
+    }
+
+    pub(crate) fn poll_sync(&self, wanted: u64) -> Poll<Result<(), SyncError>> {
+        if self.syncs.1.load(Ordering::Acquire) >= wanted {
+            return Poll::Ready(Ok(()));
         }
-        let mut outcome = self.outcome.lock();
-        while matches!(*outcome, Outcome::Running) {
-            outcome = wait(&self.outcome_set, outcome);
+        match &*self.outcome.lock() {
+            Outcome::Running => Poll::Pending,
+            Outcome::Drained => Poll::Ready(Ok(())),
+            Outcome::Failed { cause, .. } => Poll::Ready(Err(SyncError::Failed(Cause::clone(cause)))),
         }
-        let result = match &mut *outcome {
+    }
+
+    /// How it ended, if it did. The first to ask gets what was not delivered.
+    pub(crate) fn poll_outcome(&self) -> Poll<Result<(), CloseError<T>>> {
+        match &mut *self.outcome.lock() {
+            Outcome::Running => Poll::Pending,
+            Outcome::Drained => Poll::Ready(Ok(())),
             Outcome::Failed { cause, undelivered } => {
-                Err(CloseError::new(Cause::clone(cause), std::mem::take(undelivered)))
+                Poll::Ready(Err(CloseError::failed(Cause::clone(cause), std::mem::take(undelivered))))
             }
-            Outcome::Running | Outcome::Drained => Ok(()),
-        };
-        drop(outcome);
-        self.thread.join();
-        result
+        }
+    }
+
+    /// Whether waiting on this thread would be waiting for oneself: it is the consumer's, or drives a reactor.
+    pub(crate) fn would_deadlock(&self) -> bool {
+        self.thread.is_current() || crate::waiting::is_forbidden()
     }
 }
 
@@ -260,11 +320,11 @@ impl OwnThread {
         *self.handle.lock() = Some(handle);
     }
 
-    fn is_current(&self) -> bool {
+    pub(crate) fn is_current(&self) -> bool {
         self.id.get() == Some(&std::thread::current().id())
     }
 
-    fn join(&self) {
+    pub(crate) fn join(&self) {
         let handle = self.handle.lock().take();
         if let Some(handle) = handle {
             // It settled the outcome, a panic of the closure included; there is nothing more to learn.

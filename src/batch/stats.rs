@@ -14,6 +14,8 @@ pub struct Stats {
     pub sleeps: u64,
     /// Times a push, a flush or the end woke it.
     pub wakes: u64,
+    /// Times a batch was given to the closure again, see [`Written::Again`](super::Written::Again).
+    pub retries: u64,
 }
 
 /// Written by the consumer alone, hence without atomic additions.
@@ -22,6 +24,7 @@ pub(crate) struct Counters {
     batches: AtomicU64,
     items: AtomicU64,
     sleeps: AtomicU64,
+    retries: AtomicU64,
 }
 
 impl Counters {
@@ -34,9 +37,19 @@ impl Counters {
         add(&self.sleeps, 1);
     }
 
+    pub(crate) fn retry(&self) {
+        add(&self.retries, 1);
+    }
+
     pub(crate) fn snapshot(&self, wakes: u64) -> Stats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Stats { batches: read(&self.batches), items: read(&self.items), sleeps: read(&self.sleeps), wakes }
+        Stats {
+            batches: read(&self.batches),
+            items: read(&self.items),
+            sleeps: read(&self.sleeps),
+            wakes,
+            retries: read(&self.retries),
+        }
     }
 }
 

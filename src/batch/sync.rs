@@ -5,17 +5,27 @@
 
 #[cfg(not(loom))]
 mod imp {
-    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
+    pub(crate) use parking_lot::Mutex;
     pub(crate) use std::sync::Arc;
     pub(crate) use std::sync::atomic::{
         AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
     };
     pub(crate) use std::thread::{Thread, current, park, park_timeout};
 
-    /// Waits on the condition variable; gives the guard back.
-    pub(crate) fn wait<'a, T>(condvar: &Condvar, mut guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-        condvar.wait(&mut guard);
-        guard
+    /// How somebody waits who will not wait for long: spins, yields, naps.
+    #[derive(Default)]
+    pub(crate) struct Patience(crossbeam_utils::Backoff);
+
+    impl Patience {
+        const NAP: std::time::Duration = std::time::Duration::from_micros(50);
+
+        pub(crate) fn new() -> Self {
+            Self::default()
+        }
+
+        pub(crate) fn wait(&self) {
+            if self.0.is_completed() { std::thread::sleep(Self::NAP) } else { self.0.snooze() }
+        }
     }
 }
 
@@ -25,6 +35,19 @@ mod imp {
         AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
     };
     pub(crate) use loom::sync::{Arc, Condvar, MutexGuard};
+
+    #[derive(Default)]
+    pub(crate) struct Patience;
+
+    impl Patience {
+        pub(crate) fn new() -> Self {
+            Self
+        }
+
+        pub(crate) fn wait(&self) {
+            loom::thread::yield_now();
+        }
+    }
 
     /// As `std::thread::Thread`. loom has parking of its own, but forgets a token when the thread takes a lock
     /// between `unpark` and `park`, and lets `unpark` end any kind of waiting.
@@ -60,7 +83,7 @@ mod imp {
         park();
     }
 
-    pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         condvar.wait(guard).expect("no model panics with the lock held")
     }
 

@@ -8,11 +8,14 @@ use std::thread;
 
 use super::consumer::Consumer;
 use super::error::Panicked;
-use super::outcome::Outcome;
+use super::outcome::{Outcome, Written};
 use super::sync::Arc;
+use crate::config;
 
 /// Reserved for the first batch, in items; a vector grows to what batches really are.
 const FIRST_RESERVE: usize = 4_096;
+
+type Failure = Box<dyn Error + Send + Sync>;
 
 pub(crate) fn start<T, F, R>(consumer: Consumer<T>, write: F) -> io::Result<()>
 where
@@ -32,19 +35,38 @@ where
 fn run<T, R: Outcome>(mut consumer: Consumer<T>, mut write: impl FnMut(&mut Vec<T>) -> R) {
     let mut batch = Vec::with_capacity(consumer.batch_limit().min(FIRST_RESERVE));
     while consumer.recv(&mut batch) > 0 {
-        let written = catch_unwind(AssertUnwindSafe(|| {
-            write(&mut batch).into_result()?;
-            batch.clear(); // runs the items' destructors, which may panic as well
-            Ok(())
-        }));
-        let error: Box<dyn Error + Send + Sync> = match written {
-            Ok(Ok(())) => continue,
-            Ok(Err(error)) => error,
-            Err(panic) => Box::new(Panicked(panic_message(&*panic))),
-        };
-        consumer.fail(error, batch);
-        return;
+        if let Err(error) = write_until_done(&consumer, &mut batch, &mut write) {
+            consumer.fail(error, batch);
+            return;
+        }
     }
+}
+
+fn write_until_done<T, R: Outcome>(
+    consumer: &Consumer<T>,
+    batch: &mut Vec<T>,
+    write: &mut impl FnMut(&mut Vec<T>) -> R,
+) -> Result<(), Failure> {
+    let retries = consumer.shared().options.retries;
+    let mut pause = retries.first_pause;
+    for attempt in 0.. {
+        let written = catch_unwind(AssertUnwindSafe(|| -> Result<Written, Failure> {
+            let written = write(batch).into_result()?;
+            if matches!(written, Written::Done) {
+                batch.clear(); // runs the items' destructors, which may panic as well
+            }
+            Ok(written)
+        }));
+        match written.unwrap_or_else(|panic| Err(Panicked(panic_message(&*panic)).into()))? {
+            Written::Done => break,
+            Written::Again(error) if attempt == retries.most => return Err(error),
+            Written::Again(_) => {}
+        }
+        consumer.shared().counters.retry();
+        thread::sleep(pause);
+        pause = pause.saturating_mul(2).min(config::LONGEST_BATCH_RETRY_PAUSE.max(retries.first_pause));
+    }
+    Ok(())
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {

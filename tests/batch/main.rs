@@ -1,7 +1,8 @@
-//! The batcher as its users see it. Here: that everything arrives, once and in order. `waiting` is about when, `ending` about the end,
-//! whether it was wanted or not.
+//! The batcher as its users see it. Here: that everything arrives, once and in order. `waiting` is about when, `syncing` about who is
+//! told, `ending` about the end, whether it was wanted or not.
 
 mod ending;
+mod syncing;
 mod waiting;
 
 use std::error::Error;

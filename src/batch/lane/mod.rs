@@ -5,3 +5,4 @@ pub(super) mod ring;
 pub(super) mod run;
 pub(super) mod shards;
 pub(super) mod spin;
+pub(super) mod weight;

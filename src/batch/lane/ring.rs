@@ -13,6 +13,7 @@ use std::ptr::{self, NonNull};
 use crossbeam_utils::CachePadded;
 
 use super::run::Run;
+use super::weight::Weights;
 use crate::batch::sync::{Arc, AtomicBool, AtomicPtr, AtomicUsize, Mutex, Ordering};
 use crate::batch::wait::list::WaitList;
 
@@ -21,20 +22,22 @@ const FIRST_SLOTS: usize = if cfg!(loom) { 1 } else { 64 };
 /// How much larger the next ring is.
 const GROWTH: usize = 4;
 
-/// A new lane for at most `capacity` items, which is a power of two.
-pub(crate) fn lane<T>(capacity: usize) -> (Writer<T>, Reader<T>) {
+/// A new lane for at most `capacity` items, which is a power of two, and at most `bytes` of them if that is said.
+pub(crate) fn lane<T>(capacity: usize, bytes: Option<usize>) -> (Writer<T>, Reader<T>) {
     assert!(capacity.is_power_of_two());
-    let first = Ring::leak(0, capacity.min(FIRST_SLOTS));
+    let slots = capacity.min(FIRST_SLOTS);
+    let first = NonNull::from(Box::leak(Ring::new(slots)));
     let lane = Arc::new(Lane {
         written: CachePadded::new(Written { tail: AtomicUsize::new(0), ended: AtomicBool::new(false) }),
         head: CachePadded::new(AtomicUsize::new(0)),
         waiters: WaitList::new(),
+        alarm: AtomicUsize::new(0),
         sealed: Mutex::new(None),
         oldest: AtomicPtr::new(first.as_ptr()),
         capacity,
     });
-    let writer = Writer::new(Arc::clone(&lane), first);
-    (writer, Reader { lane, ring: first, head: 0, sealed: None })
+    let writer = Writer::new(Arc::clone(&lane), first, bytes.map(|bytes| Weights::new(bytes, slots)));
+    (writer, Reader { lane, ring: first, head: 0, sealed: None, mark: 0 })
 }
 
 /// What both ends share.
@@ -44,6 +47,8 @@ pub(crate) struct Lane<T> {
     head: CachePadded<AtomicUsize>,
     /// Those who wait for space.
     pub(in crate::batch) waiters: WaitList,
+    /// While the reader lingers: it wants to be woken when `tail` has come here. Stored by the reader only.
+    alarm: AtomicUsize,
     /// Where the reader stops for good; what is written from there on is the writer's to take back.
     sealed: Mutex<Option<usize>>,
     /// The ring that holds `head`. Stored by the reader; here so that the last owner finds what to free.
@@ -70,6 +75,12 @@ impl<T> Lane<T> {
     pub(crate) fn len(&self) -> usize {
         let head = self.head.load(Ordering::Acquire);
         self.written.tail.load(Ordering::Acquire).wrapping_sub(head)
+    }
+
+    /// Whether so many items were written that a reader who lingers is to be woken.
+    pub(crate) fn is_due(&self) -> bool {
+        let tail = self.written.tail.load(Ordering::Relaxed);
+        tail.wrapping_sub(self.alarm.load(Ordering::Relaxed)).cast_signed() >= 0
     }
 
     /// Enough space that waking those who wait for it is worth a context switch.
@@ -108,15 +119,14 @@ struct Ring<T> {
 }
 
 impl<T> Ring<T> {
-    fn leak(start: usize, slots: usize) -> NonNull<Self> {
-        let ring = Box::new(Self {
-            start,
+    fn new(slots: usize) -> Box<Self> {
+        Box::new(Self {
+            start: 0,
             slots: (0..slots).map(|_| UnsafeCell::new(MaybeUninit::uninit())).collect(),
             next: AtomicPtr::new(ptr::null_mut()),
             #[cfg(loom)]
             track: (0..slots).map(|_| loom::cell::UnsafeCell::new(())).collect(),
-        });
-        NonNull::from(Box::leak(ring))
+        })
     }
 
     fn base(&self) -> *mut T {
@@ -165,14 +175,44 @@ pub(crate) struct Writer<T> {
     tail: usize,
     /// `tail` may grow up to here without another look at the reader's `head`.
     limit: usize,
+    /// What the items weigh, where that is bounded. Then `limit` is `tail` before each item, so that each comes by here.
+    weights: Option<Box<Weights>>,
 }
 
 // SAFETY: the pointers lead into rings that the lane owns; see `Lane`.
 unsafe impl<T: Send> Send for Writer<T> {}
 
+/// What a full lane needs to take another item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Nothing: there is room now.
+    Ready,
+    /// A [`Growth`] of so many slots.
+    Grow(usize),
+    /// That the reader takes something.
+    Full,
+}
+
+/// What a lane grows by. Made and dropped by whoever holds no lock.
+pub(crate) struct Growth<T> {
+    ring: Option<Box<Ring<T>>>,
+    weights: Weights,
+}
+
+impl<T> Growth<T> {
+    pub(crate) fn new(slots: usize) -> Self {
+        Self { ring: Some(Ring::new(slots)), weights: Weights::new(0, slots) }
+    }
+
+    pub(crate) fn has(&self, slots: usize) -> bool {
+        self.ring.as_ref().is_some_and(|ring| ring.slots.len() == slots)
+    }
+}
+
 impl<T> Writer<T> {
-    fn new(lane: Arc<Lane<T>>, ring: NonNull<Ring<T>>) -> Self {
-        let mut writer = Self { lane, ring, slots: ptr::null_mut(), mask: 0, tail: 0, limit: 0 };
+    fn new(lane: Arc<Lane<T>>, ring: NonNull<Ring<T>>, weights: Option<Weights>) -> Self {
+        let weights = weights.map(Box::new);
+        let mut writer = Self { lane, ring, slots: ptr::null_mut(), mask: 0, tail: 0, limit: 0, weights };
         writer.enter(ring);
         writer
     }
@@ -181,10 +221,10 @@ impl<T> Writer<T> {
         &self.lane
     }
 
-    /// Hands an item over, or back when the lane is full.
+    /// Hands an item over, or back when there is no room that [`make_room`](Self::make_room) knows of.
     #[inline(always)]
     pub(crate) fn try_write(&mut self, item: T) -> Result<(), T> {
-        if self.tail == self.limit && !self.make_room() {
+        if self.tail == self.limit {
             return Err(item);
         }
         self.ring().track(self.tail, 1);
@@ -195,6 +235,44 @@ impl<T> Writer<T> {
         self.tail = self.tail.wrapping_add(1);
         self.lane.written.tail.store(self.tail, Ordering::Release);
         Ok(())
+    }
+
+    /// Learns how far the reader is, and whether an item that weighs so much can be written now: the next one is.
+    pub(crate) fn make_room(&mut self, weight: usize) -> Room {
+        let head = self.lane.head.load(Ordering::Acquire);
+        if let Some(weights) = &mut self.weights
+            && !weights.admit(weight, head)
+        {
+            return Room::Full;
+        }
+        let room = self.lane.capacity - self.tail.wrapping_sub(head);
+        let slots = self.mask + 1;
+        let used = self.tail.wrapping_sub(head).min(self.tail.wrapping_sub(self.ring().start));
+        let free = room.min(slots - used);
+        if free == 0 {
+            let grows = room > 0 && slots < self.lane.capacity;
+            return if grows { Room::Grow((slots * GROWTH).min(self.lane.capacity)) } else { Room::Full };
+        }
+        self.limit = match &mut self.weights {
+            Some(weights) => {
+                weights.add(weight);
+                self.tail.wrapping_add(1)
+            }
+            None => self.tail.wrapping_add(free),
+        };
+        Room::Ready
+    }
+
+    /// Goes on to a larger ring. What is left in `growth` then is for the caller to drop.
+    pub(crate) fn grow(&mut self, growth: &mut Growth<T>) {
+        let Some(mut ring) = growth.ring.take() else { return };
+        ring.start = self.tail;
+        let next = NonNull::from(Box::leak(ring));
+        self.ring().next.store(next.as_ptr(), Ordering::Release);
+        self.enter(next);
+        if let Some(weights) = &mut self.weights {
+            weights.move_to(&mut growth.weights);
+        }
     }
 
     /// Says that nothing will follow.
@@ -210,26 +288,12 @@ impl<T> Writer<T> {
         }
         self.tail = self.tail.wrapping_sub(1);
         self.lane.written.tail.store(self.tail, Ordering::Relaxed);
+        if let Some(weights) = &mut self.weights {
+            weights.take_back();
+        }
         let slot = self.slots.wrapping_add(self.tail & self.mask);
         // SAFETY: written by the call before, into the newest ring; the reader never passes the seal.
         Some(unsafe { slot.read() })
-    }
-
-    /// Learns how far the reader is; goes on to a larger ring if this one is full and may grow.
-    #[cold]
-    fn make_room(&mut self) -> bool {
-        let head = self.lane.head.load(Ordering::Acquire);
-        let room = self.lane.capacity - self.tail.wrapping_sub(head);
-        let slots = self.mask + 1;
-        let used = self.tail.wrapping_sub(head).min(self.tail.wrapping_sub(self.ring().start));
-        self.limit = self.tail.wrapping_add(room.min(slots - used));
-        if self.limit == self.tail && room > 0 && slots < self.lane.capacity {
-            let next = Ring::leak(self.tail, (slots * GROWTH).min(self.lane.capacity));
-            self.ring().next.store(next.as_ptr(), Ordering::Release);
-            self.enter(next);
-            self.limit = self.tail.wrapping_add(room.min(self.mask + 1));
-        }
-        self.limit != self.tail
     }
 
     fn enter(&mut self, ring: NonNull<Ring<T>>) {
@@ -257,6 +321,8 @@ pub(crate) struct Reader<T> {
     ring: NonNull<Ring<T>>,
     head: usize,
     sealed: Option<usize>,
+    /// Where the lane ended when somebody asked to be told that everything before is dealt with.
+    mark: usize,
 }
 
 // SAFETY: the pointer leads into rings that the lane owns; see `Lane`.
@@ -265,6 +331,11 @@ unsafe impl<T: Send> Send for Reader<T> {}
 impl<T> Reader<T> {
     pub(crate) fn lane(&self) -> &Lane<T> {
         &self.lane
+    }
+
+    /// As [`Lane::is_due`], as the reader knows what was written.
+    pub(crate) fn is_due(&self) -> bool {
+        self.end().wrapping_sub(self.lane.alarm.load(Ordering::Relaxed)).cast_signed() >= 0
     }
 
     /// Items that can be taken now.
@@ -276,6 +347,28 @@ impl<T> Reader<T> {
     pub(crate) fn is_exhausted(&self) -> bool {
         // In this order: what was written before the end is visible once the end is.
         (self.lane.written.ended.load(Ordering::Acquire) || self.sealed.is_some()) && self.pending() == 0
+    }
+
+    /// Has the writer wake a reader who lingers once `more` items were written, or half of the lane is full.
+    pub(crate) fn set_alarm(&mut self, more: usize) {
+        let half = self.lane.capacity.div_ceil(2);
+        let length = self.pending().saturating_add(more).min(half);
+        self.lane.alarm.store(self.head.wrapping_add(length), Ordering::Relaxed);
+    }
+
+    /// Whether half of the lane is full.
+    pub(crate) fn is_half_full(&self) -> bool {
+        self.pending() >= self.lane.capacity.div_ceil(2)
+    }
+
+    /// Remembers where the lane ends now.
+    pub(crate) fn set_mark(&mut self) {
+        self.mark = self.end();
+    }
+
+    /// Whether everything before the mark was taken.
+    pub(crate) fn is_past_mark(&self) -> bool {
+        self.mark.wrapping_sub(self.head).cast_signed() <= 0
     }
 
     /// From now on the lane ends where it ends now; a writer takes back what it writes behind that.
@@ -343,6 +436,21 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::rc::Rc;
 
+    /// As a producer does.
+    fn write<T>(writer: &mut Writer<T>, item: T, weight: usize) -> Result<(), T> {
+        let item = match writer.try_write(item) {
+            Ok(()) => return Ok(()),
+            Err(item) => item,
+        };
+        loop {
+            match writer.make_room(weight) {
+                Room::Ready => return writer.try_write(item),
+                Room::Grow(slots) => writer.grow(&mut Growth::new(slots)),
+                Room::Full => return Err(item),
+            }
+        }
+    }
+
     fn take<T>(reader: &mut Reader<T>, max: usize) -> Vec<T> {
         let mut items = Vec::new();
         reader.drain_runs(max, &mut |run| run.append_to(&mut items));
@@ -352,9 +460,9 @@ mod tests {
     #[test]
     fn holds_its_capacity_and_not_more() {
         for capacity in [1, 2, 64, 128, 1024] {
-            let (mut writer, mut reader) = lane(capacity);
+            let (mut writer, mut reader) = lane(capacity, None);
             for round in 0..3 {
-                let written = (0..).take_while(|item| writer.try_write(*item).is_ok()).count();
+                let written = (0..).take_while(|item| write(&mut writer, *item, 0).is_ok()).count();
                 assert_eq!(written, capacity, "round {round}");
                 assert_eq!(take(&mut reader, usize::MAX), (0..capacity).collect::<Vec<_>>());
             }
@@ -363,11 +471,11 @@ mod tests {
 
     #[test]
     fn keeps_order_across_growth_and_wrap_around() {
-        let (mut writer, mut reader) = lane(1024);
+        let (mut writer, mut reader) = lane(1024, None);
         let (mut written, mut taken) = (0, Vec::new());
         for step in 1..200 {
             for _ in 0..step * 7 % 300 {
-                if writer.try_write(written).is_ok() {
+                if write(&mut writer, written, 0).is_ok() {
                     written += 1;
                 }
             }
@@ -381,9 +489,9 @@ mod tests {
     #[test]
     fn drops_what_nobody_took() {
         let item = Rc::new(());
-        let (mut writer, mut reader) = lane(512);
+        let (mut writer, mut reader) = lane(512, None);
         for _ in 0..400 {
-            writer.try_write(Rc::clone(&item)).unwrap();
+            write(&mut writer, Rc::clone(&item), 0).unwrap();
         }
         assert_eq!(take(&mut reader, 70).len(), 70); // into the second ring
         assert_eq!(Rc::strong_count(&item), 331);
@@ -394,9 +502,9 @@ mod tests {
     #[test]
     fn a_run_drops_the_rest_of_its_items() {
         let item = Rc::new(());
-        let (mut writer, mut reader) = lane(8);
+        let (mut writer, mut reader) = lane(8, None);
         for _ in 0..8 {
-            writer.try_write(Rc::clone(&item)).unwrap();
+            write(&mut writer, Rc::clone(&item), 0).unwrap();
         }
         reader.drain_runs(8, &mut |mut run| {
             assert_eq!((run.len(), run.as_slice().len()), (8, 8));
@@ -409,9 +517,9 @@ mod tests {
     #[test]
     fn a_panic_while_taking_neither_repeats_nor_leaks_items() {
         let item = Rc::new(());
-        let (mut writer, mut reader) = lane(8);
+        let (mut writer, mut reader) = lane(8, None);
         for _ in 0..8 {
-            writer.try_write(Rc::clone(&item)).unwrap();
+            write(&mut writer, Rc::clone(&item), 0).unwrap();
         }
         let taking = AssertUnwindSafe(|| reader.drain_runs(5, &mut |_| panic!("on purpose")));
         assert!(catch_unwind(taking).is_err());
@@ -421,23 +529,62 @@ mod tests {
 
     #[test]
     fn an_item_behind_the_seal_is_taken_back() {
-        let (mut writer, mut reader) = lane(128);
+        let (mut writer, mut reader) = lane(128, None);
         for item in 0..64 {
-            writer.try_write(item).unwrap();
+            write(&mut writer, item, 0).unwrap();
         }
         assert_eq!(writer.revoke(), None, "no seal yet");
         reader.seal();
         assert_eq!(writer.revoke(), None, "in front of the seal");
-        writer.try_write(64).unwrap(); // in a new ring
+        write(&mut writer, 64, 0).unwrap(); // in a new ring
         assert_eq!(writer.revoke(), Some(64));
         assert_eq!(take(&mut reader, usize::MAX), (0..64).collect::<Vec<_>>());
         assert!(reader.is_exhausted());
     }
 
     #[test]
+    fn a_lane_that_weighs_holds_its_bytes_and_not_more() {
+        let (mut writer, mut reader) = lane(1024, Some(1000));
+        for round in 0..3 {
+            let written = (0..).take_while(|item| write(&mut writer, *item, 10).is_ok()).count();
+            assert_eq!(written, 100, "round {round}: across rings");
+            assert!(write(&mut writer, 100, 0).is_ok(), "what weighs nothing finds room");
+            assert!(write(&mut writer, 101, 1).is_err());
+            assert_eq!(take(&mut reader, 30).len(), 30);
+            assert!(write(&mut writer, 101, 301).is_err());
+            write(&mut writer, 101, 300).unwrap();
+            assert_eq!(take(&mut reader, usize::MAX), (30..102).collect::<Vec<_>>());
+            write(&mut writer, 0, usize::MAX).unwrap();
+            assert!(write(&mut writer, 1, 1).is_err(), "a large one goes alone");
+            assert_eq!(take(&mut reader, usize::MAX), [0]);
+        }
+        // By count as well.
+        assert_eq!((0..2000).take_while(|item| write(&mut writer, *item, 0).is_ok()).count(), 1024);
+        // And what was taken back weighs nothing.
+        let (mut writer, mut reader) = lane(8, Some(10));
+        reader.seal();
+        write(&mut writer, 1, 10).unwrap();
+        assert_eq!(writer.revoke(), Some(1));
+        assert_eq!(writer.make_room(10), Room::Ready);
+    }
+
+    #[test]
+    fn a_mark_is_passed_when_what_was_before_it_is_taken() {
+        let (mut writer, mut reader) = lane(8, None);
+        assert!(reader.is_past_mark());
+        (0..3).for_each(|item| write(&mut writer, item, 0).unwrap());
+        reader.set_mark();
+        write(&mut writer, 3, 0).unwrap();
+        for (taken, past) in [(0, false), (2, false), (1, true), (1, true)] {
+            assert_eq!(take(&mut reader, taken).len(), taken);
+            assert_eq!(reader.is_past_mark(), past);
+        }
+    }
+
+    #[test]
     fn items_without_size_are_counted() {
-        let (mut writer, mut reader) = lane(4);
-        assert_eq!((0..9).filter(|_| writer.try_write(()).is_ok()).count(), 4);
+        let (mut writer, mut reader) = lane(4, None);
+        assert_eq!((0..9).filter(|_| write(&mut writer, (), 0).is_ok()).count(), 4);
         assert_eq!(take(&mut reader, 3).len(), 3);
         assert_eq!(reader.pending(), 1);
     }

@@ -7,7 +7,7 @@ use std::thread;
 
 use crossbeam_utils::CachePadded;
 
-use super::ring::{Lane, Writer};
+use super::ring::{Growth, Lane, Room, Writer};
 use super::spin::SpinLock;
 use crate::batch::error::PushError;
 use crate::batch::shared::Shared;
@@ -33,16 +33,65 @@ impl<T> Shards<T> {
     #[inline(always)]
     pub(crate) fn try_push(&self, shard: usize, shared: &Shared<T>, item: T) -> Result<(), PushError<T>> {
         let mut writer = self.shard(shard).lock();
-        match &mut *writer {
+        let pushed = match &mut *writer {
             Some(writer) => shared.try_push(writer, item),
-            None => shared.try_push(writer.insert(shared.register()), item),
+            None => Err(PushError::Full(item)),
+        };
+        drop(writer);
+        match pushed {
+            Err(PushError::Full(item)) => self.make_room_and_push(shard, shared, item),
+            pushed => shared.announce(pushed),
+        }
+    }
+
+    /// Makes a lane or enlarges it, if that is what is missing. What is allocated, dropped or the application's happens
+    /// while the lock is not held; so another thread may have been here in between.
+    #[cold]
+    fn make_room_and_push(&self, shard: usize, shared: &Shared<T>, item: T) -> Result<(), PushError<T>> {
+        let weight = shared.weigh(&item);
+        let mut growth: Option<Growth<T>> = None;
+        loop {
+            self.ensure_lane(shard, shared);
+            let mut guard = self.shard(shard).lock();
+            let Some(writer) = &mut *guard else { unreachable!("a lane that was made stays") };
+            match writer.make_room(weight) {
+                Room::Ready => {
+                    let pushed = shared.try_push(writer, item);
+                    drop(guard);
+                    return shared.announce(pushed);
+                }
+                Room::Full => return Err(PushError::Full(item)),
+                Room::Grow(slots) => match &mut growth {
+                    Some(growth) if growth.has(slots) => writer.grow(growth),
+                    _ => {
+                        drop(guard);
+                        growth = Some(Growth::new(slots));
+                    }
+                },
+            }
         }
     }
 
     /// The shard's lane, for those who wait for space without holding the lock.
     pub(crate) fn lane(&self, shard: usize, shared: &Shared<T>) -> Arc<Lane<T>> {
+        self.ensure_lane(shard, shared);
+        match &*self.shard(shard).lock() {
+            Some(writer) => Arc::clone(writer.lane()),
+            None => unreachable!("a lane that was made stays"),
+        }
+    }
+
+    fn ensure_lane(&self, shard: usize, shared: &Shared<T>) {
+        if self.shard(shard).lock().is_some() {
+            return;
+        }
+        let mut made = Some(shared.register());
         let mut writer = self.shard(shard).lock();
-        Arc::clone(writer.get_or_insert_with(|| shared.register()).lane())
+        if writer.is_none() {
+            *writer = made.take();
+        }
+        drop(writer);
+        drop(made); // another thread was faster; the consumer gives up a lane that has ended
     }
 
     #[inline(always)]
@@ -52,6 +101,9 @@ impl<T> Shards<T> {
 }
 
 fn shard_count() -> usize {
+    if cfg!(loom) {
+        return 1; // for threads to meet
+    }
     static COUNT: OnceLock<usize> = OnceLock::new();
     *COUNT.get_or_init(|| {
         let processors = thread::available_parallelism().map_or(1, usize::from);

@@ -1,4 +1,5 @@
-//! A lock for sections of a few instructions: one atomic exchange to take, a plain store to give back.
+//! A lock for sections of a few instructions: one atomic exchange to take, a plain store to give back. Nothing foreign runs
+//! within, and nothing is allocated.
 //!
 //! A holder that is descheduled is waited for by yielding and then by sleeping, so that no thread spins for
 //! long and a thread of higher priority cannot starve it.
@@ -6,19 +7,17 @@
 #![allow(unsafe_code)] // exclusive access through a shared reference
 
 use std::cell::UnsafeCell;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
 
-use crossbeam_utils::Backoff;
-
-const NAP: Duration = Duration::from_micros(50);
+use crate::batch::sync::{AtomicBool, Ordering, Patience};
 
 #[derive(Debug, Default)]
 pub(crate) struct SpinLock<T> {
     locked: AtomicBool,
     value: UnsafeCell<T>,
+    #[cfg(loom)]
+    track: loom::cell::UnsafeCell<()>,
 }
 
 // SAFETY: `value` is reached through a guard only, of which there is one at a time; as with any mutex.
@@ -30,15 +29,17 @@ impl<T> SpinLock<T> {
         if self.locked.swap(true, Ordering::Acquire) {
             self.wait();
         }
-        SpinGuard { lock: self }
+        #[cfg(loom)]
+        self.track.with_mut(|_| ());
+        SpinGuard { lock: self, _access: PhantomData }
     }
 
     #[cold]
     fn wait(&self) {
-        let backoff = Backoff::new();
+        let patience = Patience::new();
         loop {
             while self.locked.load(Ordering::Relaxed) {
-                if backoff.is_completed() { thread::sleep(NAP) } else { backoff.snooze() }
+                patience.wait();
             }
             if !self.locked.swap(true, Ordering::Acquire) {
                 return;
@@ -49,6 +50,8 @@ impl<T> SpinLock<T> {
 
 pub(crate) struct SpinGuard<'a, T> {
     lock: &'a SpinLock<T>,
+    /// To be shared between threads only where the value may be: a lock's own reference would allow it for any `T: Send`.
+    _access: PhantomData<&'a mut T>,
 }
 
 impl<T> Deref for SpinGuard<'_, T> {
@@ -72,6 +75,8 @@ impl<T> DerefMut for SpinGuard<'_, T> {
 impl<T> Drop for SpinGuard<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
+        #[cfg(loom)]
+        self.lock.track.with_mut(|_| ());
         self.lock.locked.store(false, Ordering::Release);
     }
 }
@@ -80,11 +85,23 @@ impl<T> Drop for SpinGuard<'_, T> {
 mod tests {
     use super::*;
 
+    /// A guard is shared only where its value may be. (Compiles only if there is one way to do this.)
+    #[test]
+    fn a_guard_is_no_more_shared_than_its_value() {
+        trait Ambiguous<Marker> {
+            fn check() {}
+        }
+        struct IsSync;
+        impl<T: ?Sized> Ambiguous<()> for T {}
+        impl<T: ?Sized + Sync> Ambiguous<IsSync> for T {}
+        <SpinGuard<'static, std::cell::Cell<u8>> as Ambiguous<_>>::check();
+    }
+
     #[test]
     fn one_at_a_time() {
         const ROUNDS: usize = if cfg!(miri) { 50 } else { 20_000 };
         let counter = SpinLock::<usize>::default();
-        thread::scope(|scope| {
+        std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| (0..ROUNDS).for_each(|_| *counter.lock() += 1));
             }

@@ -4,15 +4,12 @@
 //! producer writes its item, passes the light barrier and looks at the flag. Whatever the order, one of them
 //! sees the other. Whoever clears the flag sends the wake: one per sleep.
 
-use std::sync::atomic::compiler_fence;
 use std::time::Instant;
 
 use crossbeam_utils::CachePadded;
 
 use crate::batch::lane::barrier;
-use crate::batch::sync::{
-    AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering, Thread, current, park, park_timeout,
-};
+use crate::batch::sync::{AtomicU32, AtomicU64, Mutex, Ordering, Thread, current, fence, park, park_timeout};
 
 /// The consumer sleeps, or is about to.
 pub(crate) const ASLEEP: u32 = 1;
@@ -22,7 +19,7 @@ pub(crate) const LINGERING: u32 = 1 << 1;
 pub(crate) const STOPPED: u32 = 1 << 2;
 /// The consumer gave up; what was accepted goes back to the application.
 pub(crate) const FAILED: u32 = 1 << 3;
-/// Set from the start where the light barrier is a fence: so that where it is not, a push need not even ask.
+/// Set where the light barrier is a fence, mostly from the start: so that where it is not, a push need not even ask.
 const FENCED: u32 = 1 << 4;
 
 /// Called when a push wakes the consumer.
@@ -31,8 +28,6 @@ pub(crate) type Notify = std::sync::Arc<dyn Fn() + Send + Sync>;
 pub(crate) struct Gate {
     /// Read by every push, written only around a sleep and at the end.
     state: CachePadded<AtomicU32>,
-    /// While lingering: the length at which one lane is reason enough to wake.
-    wake_at: AtomicUsize,
     wakes: AtomicU64,
     sleeper: Mutex<Option<Thread>>,
     notify: Option<Notify>,
@@ -43,7 +38,6 @@ impl Gate {
         let always = if barrier::is_asymmetric() { 0 } else { FENCED };
         Self {
             state: CachePadded::new(AtomicU32::new(always)),
-            wake_at: AtomicUsize::new(0),
             wakes: AtomicU64::new(0),
             sleeper: Mutex::new(None),
             notify,
@@ -59,13 +53,18 @@ impl Gate {
     /// the consumer is awake.
     #[inline(always)]
     pub(crate) fn wants_attention(&self) -> bool {
-        compiler_fence(Ordering::SeqCst); // what the light barrier is, if `FENCED` is not set
+        barrier::light_if_free(); // what the light barrier is, if `FENCED` is not set
         self.state() != 0
     }
 
     /// The state, as the light barrier between the write and this has it.
     pub(crate) fn state_after_write(&self) -> u32 {
-        barrier::light();
+        // By the bit: what the barrier says of itself may be out of date here when that was just set.
+        if self.state() & FENCED != 0 {
+            fence(Ordering::SeqCst)
+        } else {
+            barrier::light()
+        }
         self.synced_state()
     }
 
@@ -78,17 +77,18 @@ impl Gate {
         self.wakes.load(Ordering::Relaxed)
     }
 
-    /// The consumer is about to sleep; `None` wakes at any item, `Some(n)` at n items in one lane. The heavy
-    /// barrier and another look at the lanes must follow.
-    pub(crate) fn arm(&self, linger: Option<usize>) {
-        let bits = match linger {
-            None => ASLEEP,
-            Some(length) => {
-                self.wake_at.store(length, Ordering::Relaxed);
-                ASLEEP | LINGERING
-            }
-        };
-        self.state.fetch_or(bits, Ordering::AcqRel);
+    /// The consumer is about to sleep: with `ASLEEP` any item wakes it, with `LINGERING` as well one that makes its lane due. The
+    /// heavy barrier and another look at the lanes must follow.
+    pub(crate) fn arm(&self, bits: u32) {
+        self.set_before_barrier(bits);
+    }
+
+    /// Sets what producers are to see, or have theirs seen, once the consumer has passed the heavy barrier.
+    pub(crate) fn set_before_barrier(&self, bits: u32) {
+        let fenced = if barrier::is_asymmetric() { 0 } else { FENCED };
+        if self.state.fetch_or(bits | fenced, Ordering::AcqRel) & FENCED == 0 {
+            barrier::relies_on_interrupts();
+        }
     }
 
     /// The consumer goes on without having been woken.
@@ -119,15 +119,20 @@ impl Gate {
         }
     }
 
-    /// Wakes the consumer if a lane of this length is reason enough.
-    pub(crate) fn wake_for(&self, state: u32, length: impl FnOnce() -> usize) {
-        let idle = state & ASLEEP != 0 && state & LINGERING == 0;
-        if idle || (state & LINGERING != 0 && length() >= self.wake_at.load(Ordering::Relaxed)) {
+    /// Whether what was written to a lane is reason enough to wake the consumer.
+    pub(crate) fn is_reason(&self, state: u32, is_due: impl FnOnce() -> bool) -> bool {
+        state & ASLEEP != 0 && (state & LINGERING == 0 || is_due())
+    }
+
+    /// A lane was added: what a consumer that lingers waits for is now spread over one more.
+    pub(crate) fn wake_if_lingering(&self) {
+        fence(Ordering::SeqCst); // the consumer looks for new lanes between arming and sleeping
+        if self.state() & LINGERING != 0 {
             self.wake();
         }
     }
 
-    /// Wakes the consumer if it sleeps.
+    /// Wakes the consumer if it sleeps. Runs the application's `notify`: never with a lock held.
     #[cold]
     pub(crate) fn wake(&self) {
         if self.state() & ASLEEP == 0 {

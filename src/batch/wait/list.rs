@@ -30,14 +30,17 @@ impl WaitList {
 
     /// Queues the waker under the ticket, or replaces it if it is queued already.
     pub(crate) fn register(&self, ticket: &mut Option<u64>, waker: &Waker) {
+        // Cloning and dropping a waker may run anything, so neither happens with the lock held.
+        let mut fresh = waker.clone();
         let mut queue = self.queue.lock();
         if let Some(queued) = ticket.and_then(|ticket| queue.position(ticket)) {
-            queue.wakers[queued].1.clone_from(waker);
+            std::mem::swap(&mut queue.wakers[queued].1, &mut fresh);
+            drop(queue);
             return;
         }
         let new = queue.next_ticket;
         queue.next_ticket += 1;
-        queue.wakers.push_back((new, waker.clone()));
+        queue.wakers.push_back((new, fresh));
         self.length.store(queue.wakers.len(), Ordering::Release);
         *ticket = Some(new);
     }
@@ -46,8 +49,10 @@ impl WaitList {
     pub(crate) fn leave(&self, ticket: u64) -> bool {
         let mut queue = self.queue.lock();
         let Some(queued) = queue.position(ticket) else { return true };
-        queue.wakers.remove(queued);
+        let waker = queue.wakers.remove(queued);
         self.length.store(queue.wakers.len(), Ordering::Release);
+        drop(queue);
+        drop(waker);
         false
     }
 

@@ -2,15 +2,16 @@
 
 use std::fmt;
 use std::future::Future;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Wake, Waker};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use crossbeam_utils::Backoff;
 
 use crate::batch::error::PushError;
 use crate::batch::handle::Batcher;
 use crate::batch::producer::Producer;
-use crate::batch::sync::{Thread, current, park};
+use crate::batch::shared::Shared;
+use crate::batch::wait::block::block_on;
 
 /// A push that waits for space without blocking the thread; from [`Producer::push_async`] and
 /// [`Batcher::push_async`]. Any executor can drive it.
@@ -45,6 +46,11 @@ impl<'a, T> PushAsync<'a, T> {
 
     /// Pushes from a thread: looks again for a moment, then parks.
     pub(crate) fn wait(mut self) -> Result<(), PushError<T>> {
+        if self.target.shared().would_deadlock()
+            && let Some(item) = self.item.take()
+        {
+            return Err(PushError::WouldDeadlock(item));
+        }
         let backoff = Backoff::new();
         while !cfg!(loom) && !backoff.is_completed() {
             let Some(item) = self.item.take() else { unreachable!("the item left without a result") };
@@ -59,6 +65,13 @@ impl<'a, T> PushAsync<'a, T> {
 }
 
 impl<T> Target<'_, T> {
+    fn shared(&self) -> &Shared<T> {
+        match self {
+            Self::Own(producer) => producer.shared(),
+            Self::Shared(batcher, _) => batcher.shared(),
+        }
+    }
+
     fn attempt(&mut self, item: T) -> Result<(), PushError<T>> {
         match self {
             Self::Own(producer) => producer.try_push(item),
@@ -99,43 +112,4 @@ impl<T> fmt::Debug for PushAsync<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PushAsync").field("waiting", &self.ticket.is_some()).finish_non_exhaustive()
     }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: std::sync::Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
-    let waker = thread_waker();
-    let mut context = Context::from_waker(&waker);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
-            return output;
-        }
-        park();
-    }
-}
-
-/// Made once for each thread, so that waiting allocates nothing.
-#[cfg(not(loom))]
-fn thread_waker() -> Waker {
-    thread_local! {
-        static WAKER: Waker = new_waker();
-    }
-    // A destructor of another thread-local value may push after this one is gone.
-    WAKER.try_with(Waker::clone).unwrap_or_else(|_| new_waker())
-}
-
-#[cfg(loom)]
-fn thread_waker() -> Waker {
-    new_waker()
-}
-
-fn new_waker() -> Waker {
-    Waker::from(std::sync::Arc::new(Unpark(current())))
 }

@@ -74,7 +74,7 @@ impl<P: Protocol, K: Caller<P>> Engine<P, K> {
     pub(in crate::rpc) fn prepare_sleep(&mut self) {
         self.calls.prepare_sleep();
         match self.lingers_until {
-            Some(_) => self.streamed.prepare_sleep_until(self.lane_share()),
+            Some(_) => self.streamed.prepare_sleep_until(self.options.batch),
             None => self.streamed.prepare_sleep(),
         }
     }
@@ -82,15 +82,10 @@ impl<P: Protocol, K: Caller<P>> Engine<P, K> {
     /// Whether there is something to take; calls only count if there is room for them.
     pub(in crate::rpc) fn is_ready(&self, takes_calls: bool) -> bool {
         let streamed = match self.lingers_until {
-            Some(_) => self.streamed.is_ready_with(self.lane_share()),
+            Some(_) => self.streamed.is_ready_lingering(),
             None => self.streamed.is_ready(),
         };
         streamed || takes_calls && self.calls.is_ready()
-    }
-
-    /// Where a batch is spread over lanes, one of them holds this much when it is full.
-    fn lane_share(&self) -> usize {
-        self.options.batch.min(self.options.lane / 2).max(1)
     }
 
     /// Whether streamed requests have to wait yet for others to travel with.
@@ -106,7 +101,7 @@ impl<P: Protocol, K: Caller<P>> Engine<P, K> {
         }
         let begins = self.lingers_until.is_none();
         let until = *self.lingers_until.get_or_insert(now + linger);
-        let full = waiting >= self.lane_share() || !self.unsent.is_empty();
+        let full = self.streamed.holds(self.options.batch) || !self.unsent.is_empty();
         if self.flushing || full || now >= until || self.streamed.is_stopped() {
             self.lingers_until = None;
             return Linger::Over;

@@ -1,0 +1,62 @@
+//! For a reactor that lingers: it leaves items in their lanes until there are enough of them.
+
+use super::Consumer;
+use crate::batch::lane::ring::Reader;
+use crate::batch::wait::gate::{ASLEEP, LINGERING, STOPPED};
+
+impl<T> Consumer<T> {
+    /// As [`prepare_sleep`](Self::prepare_sleep), but `notify` is called only when there may be so many items in all, when a lane is
+    /// half full, or for an event. Called early now and then, never too late.
+    pub(crate) fn prepare_sleep_until(&mut self, items: usize) {
+        self.came_back();
+        self.shared.counters.sleep();
+        self.arm_for(items.saturating_sub(self.pending()));
+    }
+
+    /// As [`is_ready`](Self::is_ready), behind [`prepare_sleep_until`](Self::prepare_sleep_until).
+    pub(crate) fn is_ready_lingering(&self) -> bool {
+        self.has_reason(true)
+    }
+
+    /// Whether there are so many items, or a lane is half full: nobody should wait for more.
+    pub(crate) fn holds(&self, items: usize) -> bool {
+        self.pending() >= items || self.lanes.iter().any(Reader::is_half_full)
+    }
+
+    /// Arms for when `missing` more items may be there: one lane then has got at least its share of them. A lane that is added
+    /// wakes a consumer that lingers.
+    pub(super) fn arm_for(&mut self, missing: usize) {
+        let share = missing.div_ceil(self.lanes.len().max(1));
+        self.lanes.iter_mut().for_each(|lane| lane.set_alarm(share));
+        self.shared.gate.arm(ASLEEP | LINGERING);
+    }
+
+    /// Items in the lanes. Behind [`stop_accepting`](Self::stop_accepting), none will be added.
+    pub(crate) fn waiting(&mut self) -> usize {
+        self.seal_if_stopped();
+        self.shared.adopt(&mut self.seen, &mut self.lanes);
+        // Or each would be a reason not to sleep, until somebody drains.
+        self.lanes.retain(|lane| !lane.is_exhausted());
+        self.pending()
+    }
+
+    fn pending(&self) -> usize {
+        self.lanes.iter().map(Reader::pending).sum()
+    }
+
+    /// Whether pushes are refused, so that nothing will come to what is in the lanes.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.shared.gate.synced_state() & STOPPED != 0
+    }
+
+    /// Has pushes refused from now on; what was accepted before remains to be taken.
+    pub(crate) fn stop_accepting(&self) {
+        self.shared.gate.stop(0);
+    }
+
+    /// Whether a flush was asked for since the last time.
+    pub(crate) fn take_flush(&mut self) -> bool {
+        self.look_for_flush();
+        std::mem::take(&mut self.flush_seen)
+    }
+}
