@@ -53,6 +53,13 @@ pub const OUTBOX_BYTES: usize = 16 << 20;
 /// that are fed by producers, a quarter faster than asking them all.
 pub const POLLED_OUTPUT_BYTES: usize = 64 << 10;
 
+/// Input that one turn of a reactor shows to the handler of one connection; the rest is shown in the next one, behind what others
+/// got meanwhile.
+pub const SLICE_BYTES: usize = 1 << 20;
+
+/// Input that one turn of a reactor shows to all of its handlers; the rest is shown in the next one.
+pub const TURN_BYTES: usize = 8 << 20;
+
 /// Unused vectors that a reactor keeps for the next connection with output.
 pub const SPARE_BYTES: usize = 16 << 20;
 

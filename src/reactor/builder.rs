@@ -1,5 +1,6 @@
 //! Settings of a reactor.
 
+use super::pace::budget::Budget;
 use super::pace::busy::Busy;
 use super::pace::pollers::Pollers;
 use super::pace::timers::Timers;
@@ -20,6 +21,7 @@ pub struct ReactorBuilder {
     choice: Choice,
     pool: PoolConfig,
     busy_poll: BusyPoll,
+    turn_budget: Option<usize>,
 }
 
 impl ReactorBuilder {
@@ -52,6 +54,16 @@ impl ReactorBuilder {
     /// and [`config::COMPLETION_ENTRIES`](crate::config::COMPLETION_ENTRIES) unless set.
     pub fn ring_entries(mut self, submission: u32, completion: u32) -> Self {
         self.choice.entries = RingEntries { submission, completion };
+        self
+    }
+
+    /// Input, in bytes, that one turn shows to handlers, before timers, commands and other connections have their turn;
+    /// [`config::TURN_BYTES`](crate::config::TURN_BYTES) unless set. One connection gets
+    /// [`config::SLICE_BYTES`](crate::config::SLICE_BYTES) of it at most. What was received is not divided: a turn may exceed this by
+    /// one buffer of the pool. For a loop that has other things to do, such as a game's, less is better, with a pool of few small
+    /// buffers.
+    pub fn turn_budget(mut self, bytes: usize) -> Self {
+        self.turn_budget = Some(bytes);
         self
     }
 
@@ -99,6 +111,9 @@ impl ReactorBuilder {
             let message = format!("the pool must have 1, 2, 4 … 32768 buffers, not {buffers}");
             return Err(Error::InvalidSetting(message));
         }
+        if self.turn_budget == Some(0) {
+            return Err(Error::InvalidSetting("a turn must have a budget of at least 1 byte".to_owned()));
+        }
         if small_buffers > 0 && (!small_buffers.is_power_of_two() || small_buffers > 1 << 15) {
             let message = format!("the pool must have 0, 1, 2, 4 … 32768 small buffers, not {small_buffers}");
             return Err(Error::InvalidSetting(message));
@@ -143,6 +158,7 @@ impl ReactorBuilder {
                 new_pollers: Vec::new(),
             },
             busy: Busy::new(self.busy_poll),
+            budget: Budget::new(self.turn_budget),
             unsubmitted: false,
             resting: false,
             drain_deadline: None,

@@ -39,6 +39,7 @@ use crate::driver::{Backend, BufferGroup, Capabilities, Completion, Driver};
 use crate::error::{Error, Result};
 use crate::metrics::{Metrics, PaddedCounters};
 use crate::waiting::Driving;
+use pace::budget::Budget;
 use pace::busy::Busy;
 use pace::pollers::Pollers;
 use pace::timers::{Due, Timers, deadline};
@@ -97,6 +98,7 @@ pub struct Reactor {
     stops: BTreeMap<u64, Stop>,
     shared: Shared,
     busy: Busy,
+    budget: Budget,
     /// Something was handed to the driver that the kernel does not know of yet.
     unsubmitted: bool,
     /// An outer loop waits for its descriptor.
@@ -137,7 +139,9 @@ impl Reactor {
     }
 
     /// One turn: submits what is to be sent, waits for up to `timeout` (`None`: until something happens), calls the
-    /// handlers of what completed, and submits what they wrote.
+    /// handlers of what completed, and submits what they wrote. How long that takes is bounded by how much input it
+    /// [takes](ReactorBuilder::turn_budget), and by what the handlers do with it; there may be more to do at once, which the
+    /// descriptor shows.
     ///
     /// Fails only when the backend does, which no connection can cause.
     pub fn turn(&mut self, timeout: Option<Duration>) -> Result<()> {
@@ -145,10 +149,11 @@ impl Reactor {
         self.step(timeout)?;
         // An outer loop that watches the descriptor hears only of what the kernel knows, so nothing may stay behind.
         for _ in 0..EAGER_ROUNDS {
-            if !self.unsubmitted && !self.has_ready_work() && !self.driver.has_work() {
+            let has_more = self.unsubmitted || self.has_ready_work() || self.driver.has_work();
+            if !has_more || self.budget.is_spent() {
                 break;
             }
-            self.step(Some(Duration::ZERO))?;
+            self.step_on(Some(Duration::ZERO))?;
         }
         self.hand_back()
     }
@@ -182,6 +187,12 @@ impl Reactor {
     /// The loop's body. Handlers run only after everything that completed was reaped, so that the stack stays shallow and
     /// what they write is batched.
     fn step(&mut self, timeout: Option<Duration>) -> Result<()> {
+        self.budget.begin_turn();
+        self.step_on(timeout)
+    }
+
+    /// A further step of the same turn.
+    fn step_on(&mut self, timeout: Option<Duration>) -> Result<()> {
         let _driving = Driving::begin();
         self.resting = false;
         self.wait(timeout)?;
@@ -229,26 +240,6 @@ impl Reactor {
         self.shared.counters.sleeps.add(1);
         self.shared.counters.asleep_us.add(slept.as_micros() as u64);
         result
-    }
-
-    /// Looks for completions and commands a while, if that has paid off lately.
-    fn poll_busily(&mut self, timeout: Option<Duration>) -> Result<()> {
-        let Some(budget) = self.busy.budget() else { return Ok(()) };
-        let start = Instant::now();
-        let budget = timeout.map_or(budget, |timeout| timeout.min(budget));
-        while start.elapsed() < budget {
-            if self.driver.may_have_completed() {
-                self.enter(Some(Duration::ZERO))?;
-            }
-            if self.has_ready_work() || self.shared.mailbox.has_mail() {
-                self.busy.found();
-                return Ok(());
-            }
-            // Whoever else has something to do on this core may be the one who is waited for.
-            std::thread::yield_now();
-        }
-        self.busy.found_nothing();
-        Ok(())
     }
 
     fn enter(&mut self, timeout: Option<Duration>) -> Result<()> {

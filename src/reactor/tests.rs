@@ -29,7 +29,9 @@ fn for_each_seed(scenario: impl Fn(u64)) {
 fn reactor(seed: u64, rng: &mut Rng) -> (Reactor, Shared) {
     let world = Shared::default();
     let driver = Simulated::new(seed, world.clone(), 1 << rng.u16(0..4), rng.usize(1..100));
-    let reactor = Reactor::builder().busy_poll(BusyPoll::Off).build_over(Driver::Simulated(Box::new(driver)));
+    // Turns that take little, so that much has to wait for the next one.
+    let builder = Reactor::builder().busy_poll(BusyPoll::Off).turn_budget(1 + seed as usize % 300);
+    let reactor = builder.build_over(Driver::Simulated(Box::new(driver)));
     (reactor, world)
 }
 

@@ -23,6 +23,7 @@ pub(crate) fn suites() -> Vec<Suite> {
             turns_without_a_wait_serve_connections,
             the_descriptor_wakes_an_outer_selector,
             the_descriptor_needs_no_first_turn,
+            a_turn_keeps_to_its_budget,
             an_outer_loop_sleeps_until_the_next_deadline,
             a_wake_is_never_lost,
             timers_bound_a_turn,
@@ -189,6 +190,36 @@ fn the_descriptor_needs_no_first_turn(ground: &Ground) {
         drop(log);
         assert_eq!(reactor.outstanding(), Default::default());
     }
+}
+
+fn a_turn_keeps_to_its_budget(ground: &Ground) {
+    const BUDGET: u64 = 40_000;
+    const BUFFER: u64 = 16 << 10;
+    let mut reactor = ground.reactor_builder().turn_budget(BUDGET as usize).build().unwrap();
+    let (log, recorder) = log();
+    let listener = reactor.listen(ground.fresh_address(), move |_| recorder.probe()).unwrap();
+    let message = pattern(3 << 20);
+    let greedy: Vec<_> = (0..3)
+        .map(|_| {
+            let (peer, message) = (Peer::connect(listener.local_addr()), message.clone());
+            thread::spawn(move || peer.send(&message))
+        })
+        .collect();
+    let (start, all) = (Instant::now(), 3 * message.len() as u64);
+    let mut before = 0;
+    while reactor.metrics().received_bytes < all {
+        assert!(start.elapsed() < DEADLINE, "{} of {all}", reactor.metrics().received_bytes);
+        reactor.turn(Some(Duration::from_millis(10))).unwrap();
+        let received = reactor.metrics().received_bytes;
+        assert!(received - before < BUDGET + BUFFER, "{} bytes in one turn", received - before);
+        before = received;
+    }
+    greedy.into_iter().for_each(|greedy| greedy.join().unwrap());
+    turn_until(&mut reactor, None, |reactor| reactor.connections() == 0);
+    drop(log);
+    reactor.drain(DEADLINE).unwrap();
+    assert_eq!(reactor.outstanding(), Default::default());
+    assert!(ground.reactor_builder().turn_budget(0).build().is_err());
 }
 
 fn an_outer_loop_sleeps_until_the_next_deadline(ground: &Ground) {

@@ -1,9 +1,11 @@
 //! Whether to look for work before sleeping.
 
 use crate::config::{BUSY_POLL, BusyPoll};
+use crate::error::Result;
+use crate::reactor::Reactor;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Looking pays off when sleeps are short. This much evidence makes it start, and it stops when it is used up.
 const ENOUGH: u8 = 4;
@@ -59,6 +61,28 @@ impl Busy {
         } else {
             self.evidence = self.evidence.saturating_sub(1);
         }
+    }
+}
+
+impl Reactor {
+    /// Looks for completions and commands a while, if that has paid off lately.
+    pub(in crate::reactor) fn poll_busily(&mut self, timeout: Option<Duration>) -> Result<()> {
+        let Some(budget) = self.busy.budget() else { return Ok(()) };
+        let start = Instant::now();
+        let budget = timeout.map_or(budget, |timeout| timeout.min(budget));
+        while start.elapsed() < budget {
+            if self.driver.may_have_completed() {
+                self.enter(Some(Duration::ZERO))?;
+            }
+            if self.has_ready_work() || self.shared.mailbox.has_mail() {
+                self.busy.found();
+                return Ok(());
+            }
+            // Whoever else has something to do on this core may be the one who is waited for.
+            std::thread::yield_now();
+        }
+        self.busy.found_nothing();
+        Ok(())
     }
 }
 

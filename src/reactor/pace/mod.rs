@@ -1,5 +1,6 @@
 //! When things happen: looking for work before sleeping, polled handlers, timers, the drain.
 
+pub(super) mod budget;
 pub(super) mod busy;
 pub(super) mod drain;
 pub(super) mod give_up;

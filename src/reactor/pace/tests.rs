@@ -129,6 +129,75 @@ fn who_comes_behind_the_cut_is_cut_off_as_well() {
     assert_eq!(reactor.outstanding(), Outstanding::default());
 }
 
+/// Takes everything, and notes how much there was of it.
+struct Taker {
+    number: usize,
+    taken: Rc<RefCell<Vec<Vec<u8>>>>,
+}
+
+impl Handler for Taker {
+    fn on_bytes(&mut self, _io: &mut Io<'_>, bytes: &[u8]) -> usize {
+        self.taken.borrow_mut()[self.number].extend_from_slice(bytes);
+        bytes.len()
+    }
+}
+
+/// Peers that send as much as they can, over a pool with room for a lot of it.
+fn greedy(count: usize, slice: usize, whole: usize) {
+    const BUFFER: usize = 100;
+    let world = Rc::<RefCell<World>>::default();
+    let driver = Driver::Simulated(Box::new(Simulated::new(7, world.clone(), 64, BUFFER)));
+    let mut reactor = Reactor::builder().busy_poll(BusyPoll::Off).turn_budget(whole).build_over(driver);
+    reactor.budget.slice = slice.min(whole);
+    let taken = Rc::new(RefCell::new(vec![Vec::new(); count]));
+    let sent: Vec<Vec<u8>> =
+        (0..count).map(|number| (0..5_000).map(|at| (at * 7 + number) as u8).collect()).collect();
+    for (number, sends) in sent.iter().enumerate() {
+        while reactor.metrics().connections_opened <= number as u64 {
+            world
+                .borrow_mut()
+                .answering
+                .push_back(Peer { sends: sends.iter().copied().collect(), ..Peer::default() });
+            let failed = reactor.metrics().connects_failed;
+            let taker = Taker { number, taken: taken.clone() };
+            reactor.connect(&StreamOptions::new(), &Address::Tcp(([127, 0, 0, 1], 9).into()), taker);
+            step_until(&mut reactor, |reactor| {
+                let metrics = reactor.metrics();
+                metrics.connections_opened > number as u64 || metrics.connects_failed > failed
+            });
+        }
+    }
+    let mut most = 0;
+    while *taken.borrow() != sent {
+        let before: Vec<usize> = taken.borrow().iter().map(Vec::len).collect();
+        reactor.step(Some(Duration::from_millis(1))).unwrap();
+        let grown: Vec<usize> =
+            taken.borrow().iter().zip(before).map(|(taken, before)| taken.len() - before).collect();
+        assert!(grown.iter().all(|grown| *grown < slice + BUFFER), "{grown:?}");
+        let all = grown.iter().sum::<usize>();
+        assert!(all < whole + BUFFER, "{grown:?}");
+        most = most.max(all);
+        for (taken, sent) in taken.borrow().iter().zip(&sent) {
+            assert!(sent.starts_with(taken), "in order, whatever had to wait");
+        }
+    }
+    assert!(most >= slice.min(whole), "some turn was full: {most}");
+    reactor.drain(Duration::from_secs(3600)).unwrap();
+    assert_eq!(reactor.outstanding(), Outstanding::default());
+}
+
+#[test]
+fn no_connection_takes_more_than_its_slice_of_a_turn() {
+    greedy(3, 150, 10_000);
+    greedy(1, 1, 10_000);
+}
+
+#[test]
+fn no_turn_takes_more_than_its_budget() {
+    greedy(4, 400, 120);
+    greedy(4, 100, 1);
+}
+
 /// What polled handlers do when they are asked, and how often they were.
 #[derive(Default)]
 struct Asked {

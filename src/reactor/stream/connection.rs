@@ -2,6 +2,7 @@
 
 use super::handler::{CloseReason, Handler};
 use crate::buf::{Inbox, Payload, Spare};
+use crate::reactor::pace::budget::Share;
 use crate::reactor::socket::address::Address;
 use crate::reactor::socket::options::StreamOptions;
 use crate::reactor::socket::race::SharedRace;
@@ -66,6 +67,8 @@ pub(in crate::reactor) struct Link {
     pub(in crate::reactor) sent: Option<io::Result<usize>>,
     /// Bytes of the output that are no answer to input, because other threads wrote them. They do not make reading pause, which would only keep the peer from sending and so, in the end, from reading.
     pub(in crate::reactor) unsolicited: usize,
+    /// What its handler was given in this turn.
+    pub(in crate::reactor) fed: Share,
     pub(in crate::reactor) send_cancelled: bool,
     pub(in crate::reactor) connecting: bool,
     /// It was established, and counted as that.
@@ -125,6 +128,7 @@ impl Link {
             sending: 0,
             sent: None,
             unsolicited: 0,
+            fed: Share::default(),
             send_cancelled: false,
             connecting: false,
             opened: false,

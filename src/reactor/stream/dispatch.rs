@@ -16,9 +16,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 impl Reactor {
     pub(in crate::reactor) fn handle_completions(&mut self) {
         let mut completions = std::mem::take(&mut self.completions);
-        for Completion { token, event, more } in completions.drain(..) {
+        for completion in completions.drain(..) {
+            let Completion { token, event, more } = completion;
             let id = Id::from(token);
             match event {
+                Event::Received(result) if self.budget.is_short() && self.has_had_its_share(id) => {
+                    let event = Event::Received(result);
+                    self.budget.postponed.push(Completion { token, event, more });
+                }
                 Event::Accepted(result) => self.accepted(id, result, more),
                 Event::Connected(result) => self.connected(id, result),
                 Event::Received(result) => self.received(id, result, more),
@@ -28,8 +33,17 @@ impl Reactor {
                 Event::NotCancelled => self.cancel_again(id, token.kind()),
             }
         }
+        // What had to wait comes first in the next turn.
+        std::mem::swap(&mut completions, &mut self.budget.postponed);
         self.completions = completions;
         self.run_deferred();
+    }
+
+    /// Whether a connection has to wait for the next turn with what it received. If it has, then so has all that follows: its
+    /// bytes stay in order.
+    fn has_had_its_share(&self, id: Id) -> bool {
+        let link = self.connections.get(id).map(|connection| &connection.link);
+        link.is_some_and(|link| self.budget.is_used_up(&link.fed))
     }
 
     fn received(&mut self, id: Id, result: io::Result<Received>, more: bool) {
@@ -90,6 +104,7 @@ impl Reactor {
         counters.receives.add(1);
         counters.received_bytes.add(lent.len as u64);
         let Some(Connection { handler, link }) = self.connections.get_mut(id) else { return };
+        self.budget.charge(&mut link.fed, lent.len);
         let bytes = self.driver.bytes(lent);
         match link.phase {
             Phase::Open if link.wants_input() => {
