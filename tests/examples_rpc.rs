@@ -1,6 +1,8 @@
 //! The request-response experiments of the `loopback` example, which check every response themselves.
 
 use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -154,4 +156,42 @@ fn what_is_impossible_is_refused() {
         let errors = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success() && errors.contains(part), "{arguments:?}: {errors}");
     }
+}
+
+#[test]
+fn a_codec_of_ones_own_has_words_for_everything() {
+    let output = example("rpc_codec").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let answers: Vec<&str> = text.lines().skip(1).collect();
+    let expected =
+        ["1+2: 3", "84/2: 42", "1/0: sorry: Panicked", "one+two: sorry: Dropped", "?: sorry: Panicked"];
+    assert_eq!(answers, expected);
+    assert!(output.status.success());
+}
+
+#[test]
+fn by_id_between_processes_and_a_stop_in_good_order() {
+    let mut server =
+        example("rpc_by_id").args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let line = lines.next().unwrap().unwrap();
+    let address = line.strip_prefix("listening on ").unwrap().split(' ').next().unwrap();
+    let output = example("rpc_by_id").args(["--connect", address]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text, "slept 1 ms, and meanwhile the other one is on its way\nslept 300 ms\n");
+    // A request is in progress when the server is told to stop: it is answered, and then the client hears a goodbye.
+    let mut peer = TcpStream::connect(address).unwrap();
+    peer.set_read_timeout(Some(PATIENCE)).unwrap();
+    peer.write_all(b"\0\0\0\0\0\0\0\x07400\n\0\0\0\0\0\0\0\x08x\n").unwrap();
+    let mut first = [0; 8 + "\"x\" is no number\n".len()];
+    peer.read_exact(&mut first).unwrap();
+    Command::new("kill").arg(server.id().to_string()).status().unwrap();
+    let mut rest = Vec::new();
+    peer.read_to_end(&mut rest).unwrap();
+    drop(peer);
+    let (answer, goodbye) = rest.split_at(rest.len() - 18);
+    assert_eq!(answer, b"\0\0\0\0\0\0\0\x07slept 400 ms\n");
+    assert_eq!(goodbye, [&[255; 7][..], &[254, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2]].concat());
+    assert_eq!(lines.next().unwrap().unwrap(), "4 requests, 4 responses, 0 cut off");
+    assert!(server.wait().unwrap().success());
 }

@@ -86,10 +86,21 @@ impl<R> Slot<R> {
     }
 
     /// What came of the request whose service panicked in the dispatch that has ended, if that is why it ended.
-    #[inline(always)]
-    pub(in crate::rpc) fn take_panicked(&mut self) -> Option<(u64, Answer<R>)> {
-        let ticket = self.ticket.replace(NOBODY);
-        (ticket != NOBODY).then(|| (ticket, std::mem::replace(self.answer.get_mut(), Answer::Later)))
+    pub(in crate::rpc) fn take_panicked(&mut self, later: &Arc<Later<R>>) -> Option<(u64, Answer<R>)> {
+        let ticket = self.ticket.get();
+        if ticket == NOBODY {
+            return None;
+        }
+        if self.is_spare_gone() {
+            self.replace_spare(later);
+        }
+        self.ticket.set(NOBODY);
+        Some((ticket, std::mem::replace(self.answer.get_mut(), Answer::Later)))
+    }
+
+    /// A service panicked, and its reply was not among what was dropped for that: it took the spare reference with it.
+    fn is_spare_gone(&mut self) -> bool {
+        self.ticket.get() != NOBODY && matches!(self.answer.get_mut(), Answer::Later)
     }
 
     /// The reply that was out has taken the spare reference with it: counts another one.
@@ -101,8 +112,35 @@ impl<R> Slot<R> {
 
 impl<R> Drop for Slot<R> {
     fn drop(&mut self) {
-        // SAFETY: the slot owns the spare reference: whenever a reply took it, another one was put in its place.
+        if self.is_spare_gone() {
+            return;
+        }
+        // SAFETY: the slot owns the spare reference: whenever a reply took it, another one was put in its place, but for the
+        // reply of a service that panicked.
         drop(unsafe { Arc::from_raw(self.spare.get().as_ptr()) });
+    }
+}
+
+/// A slot that goes home when this is dropped, whatever happens meanwhile: moved and not referred to, so that it need not have an
+/// address as long as it is used.
+pub(in crate::rpc) struct Lent<'h, R> {
+    pub(in crate::rpc) slot: ManuallyDrop<Slot<R>>,
+    home: &'h mut Option<Slot<R>>,
+}
+
+impl<'h, R> Lent<'h, R> {
+    pub(in crate::rpc) fn new(slot: Slot<R>, home: &'h mut Option<Slot<R>>) -> Self {
+        Lent { slot: ManuallyDrop::new(slot), home }
+    }
+}
+
+impl<R> Drop for Lent<'_, R> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: this is the end of it; nobody looks at it again.
+        let slot = unsafe { ManuallyDrop::take(&mut self.slot) };
+        // The home is empty: it was made for this.
+        std::mem::forget(self.home.replace(slot));
     }
 }
 
@@ -138,11 +176,6 @@ impl<'a, R> Dispatch<'a, R> {
     #[inline]
     fn end_serving(&mut self) {
         self.slot.ticket.set(NOBODY);
-        self.keep_spare();
-    }
-
-    #[inline]
-    fn keep_spare(&mut self) {
         if let Answer::Later = self.answer() {
             // The reply has left, and took the spare reference with it.
             self.slot.replace_spare(self.later);
@@ -160,10 +193,6 @@ impl<'a, R> Dispatch<'a, R> {
 
 impl<R> Drop for Dispatch<'_, R> {
     fn drop(&mut self) {
-        if self.slot.ticket.get() != NOBODY {
-            // The service panicked. Its request stays in the slot, to be seen by whoever catches that.
-            self.keep_spare();
-        }
         CURRENT.set(self.outer);
     }
 }
@@ -593,8 +622,8 @@ mod tests {
         });
         assert!(catch_unwind(serving).is_err());
         assert_eq!(CURRENT.get(), 0);
-        assert!(matches!(slot.take_panicked(), Some((0, Answer::Dropped))));
-        assert!(slot.take_panicked().is_none());
+        assert!(matches!(slot.take_panicked(&later), Some((0, Answer::Dropped))));
+        assert!(slot.take_panicked(&later).is_none());
         let mut dispatch = Dispatch::begin(&slot, &later);
         let answer = dispatch.serve(1, |reply| reply.send("next".to_owned()));
         assert_eq!(now(answer), Some("next".to_owned()));
@@ -618,7 +647,7 @@ mod tests {
         });
         assert!(catch_unwind(leaves_and_panics).is_err());
         drop(dispatch);
-        assert!(matches!(slot.take_panicked(), Some((1, Answer::Later))));
+        assert!(matches!(slot.take_panicked(&later), Some((1, Answer::Later))));
         drop(slot);
         assert_eq!(Arc::strong_count(&later), 2);
         kept.take().unwrap().send("late".to_owned());

@@ -3,7 +3,7 @@
 use super::fault::{self, Fault};
 use super::later::Later;
 use super::open::OpenRequests;
-use super::reply::{Answer, Dispatch, Slot};
+use super::reply::{Answer, Dispatch, Lent, Slot};
 use super::responder::Responder;
 use super::service::{Missing, MissingCause};
 use crate::codec::{
@@ -12,6 +12,7 @@ use crate::codec::{
 use crate::config::SERVE_SLICE;
 use crate::rpc::Service;
 use crate::rpc::notice::{Notice, Why};
+use std::mem::ManuallyDrop;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -61,39 +62,34 @@ struct Kept<Id, R> {
     next_ticket: u64,
     /// Of the request that is being served.
     id: Option<Id>,
-    /// The request whose service panicked, and what came of it.
-    panicked: Option<(u64, Answer<R>)>,
+    /// What is written here is written over, not dropped: empty while it is lent.
+    buffer: ManuallyDrop<Vec<u8>>,
+    slot: Option<Slot<R>>,
 }
 
+/// What is lent, without the slot.
 struct Progress<'p, Id> {
-    kept: (&'p mut usize, &'p mut u64, &'p mut Option<Id>),
-    out: &'p mut Vec<u8>,
+    home: Home<'p, Id>,
     consumed: usize,
     next_ticket: u64,
     id: Option<Id>,
-    buffer: Vec<u8>,
+    buffer: ManuallyDrop<Vec<u8>>,
 }
 
-/// Outlives the dispatch.
-struct Served<'p, R> {
-    slot: Slot<R>,
-    panicked: &'p mut Option<(u64, Answer<R>)>,
-}
-
-impl<R> Drop for Served<'_, R> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        *self.panicked = self.slot.take_panicked();
-    }
+struct Home<'p, Id> {
+    consumed: &'p mut usize,
+    next_ticket: &'p mut u64,
+    id: &'p mut Option<Id>,
+    buffer: &'p mut ManuallyDrop<Vec<u8>>,
 }
 
 impl<Id> Drop for Progress<'_, Id> {
     #[inline(always)]
     fn drop(&mut self) {
-        *self.kept.0 = self.consumed;
-        *self.kept.1 = self.next_ticket;
-        *self.kept.2 = self.id.take();
-        *self.out = std::mem::take(&mut self.buffer);
+        *self.home.consumed = self.consumed;
+        *self.home.next_ticket = self.next_ticket;
+        std::mem::forget(std::mem::replace(self.home.id, self.id.take()));
+        *self.home.buffer = std::mem::take(&mut self.buffer);
     }
 }
 
@@ -113,26 +109,42 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         }
         self.now = now;
         let first = self.next_ticket;
-        let mut kept = Kept { consumed: 0, next_ticket: first, id: None, panicked: None };
+        let mut kept = Kept {
+            consumed: 0,
+            next_ticket: first,
+            id: None,
+            buffer: ManuallyDrop::new(std::mem::take(out)),
+            slot: Some(Slot::new(&later)),
+        };
         // Beyond the limit by one response: then reading pauses, and what is left comes again once there is room.
-        let full = out.len().saturating_add(room);
+        let full = kept.buffer.len().saturating_add(room);
         self.unusual = 0;
         let stop = loop {
-            let serving = AssertUnwindSafe(|| self.serve_some(&later, out, full, bytes, &mut kept));
+            let serving = AssertUnwindSafe(|| self.serve_some(&later, full, bytes, &mut kept));
             let panic = match catch_unwind(serving) {
                 Ok(stop) => break stop,
                 Err(panic) => panic,
             };
             self.next_ticket = kept.next_ticket;
-            let (Some((ticket, answer)), Some(id)) = (kept.panicked.take(), kept.id.take()) else {
-                // Not the service, or not alone: nobody knows what is in the output.
-                self.later = Some(later);
-                resume_unwind(panic);
+            let panicked = kept.slot.as_mut().and_then(|slot| slot.take_panicked(&later));
+            let goes_on = match (panicked, kept.id.take()) {
+                (Some((ticket, answer)), Some(id)) => catch_unwind(AssertUnwindSafe(|| {
+                    self.after_panic(&later, At { ticket, id }, answer, &mut kept.buffer)
+                })),
+                // Not the service: nobody knows what is in the output.
+                _ => Err(panic),
             };
-            if self.after_panic(&later, At { ticket, id }, answer, out).is_break() {
-                break Stop::Finishing;
+            match goes_on {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => break Stop::Finishing,
+                Err(panic) => {
+                    *out = ManuallyDrop::into_inner(kept.buffer);
+                    self.later = Some(later);
+                    resume_unwind(panic);
+                }
             }
         };
+        *out = ManuallyDrop::into_inner(kept.buffer);
         self.next_ticket = kept.next_ticket;
         let (served, tally) = (kept.next_ticket - first, self.server.tallies.mine());
         if served > 0 {
@@ -146,7 +158,6 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
     fn serve_some(
         &mut self,
         later: &Arc<Later<Response<P>>>,
-        out: &mut Vec<u8>,
         full: usize,
         bytes: &[u8],
         kept: &mut Kept<<P::Correlation as Correlation>::Id, Response<P>>,
@@ -154,17 +165,22 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         if self.is_blocked() {
             return Stop::NoRoom;
         }
-        let served = Served { slot: Slot::new(later), panicked: &mut kept.panicked };
-        let mut dispatch = Dispatch::begin(&served.slot, later);
+        let Some(slot) = kept.slot.take() else { return Stop::NoRoom };
+        let lent = Lent::new(slot, &mut kept.slot);
+        let mut dispatch = Dispatch::begin(&lent.slot, later);
         let mut open = self.open.len();
-        let (buffer, first) = (std::mem::take(out), kept.next_ticket);
+        let first = kept.next_ticket;
         let mut progress = Progress {
             consumed: kept.consumed,
             next_ticket: first,
             id: None,
-            kept: (&mut kept.consumed, &mut kept.next_ticket, &mut kept.id),
-            out,
-            buffer,
+            buffer: std::mem::take(&mut kept.buffer),
+            home: Home {
+                consumed: &mut kept.consumed,
+                next_ticket: &mut kept.next_ticket,
+                id: &mut kept.id,
+                buffer: &mut kept.buffer,
+            },
         };
         let (mut began, mut look_at) = (None, first + FIRST_LOOK);
         loop {
