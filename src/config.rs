@@ -138,6 +138,24 @@ pub const HALF_REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often one kind of fault at servers is worth a line of the log.
 pub const FAULT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How long a client that was closed or dropped may take until everything is sent and answered.
+pub const CLIENT_CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The pause before a client connects again, at first.
+pub const RECONNECT_FIRST_DELAY: Duration = Duration::from_millis(10);
+
+/// The longest pause between a client's attempts to connect again.
+pub const RECONNECT_LONGEST_DELAY: Duration = Duration::from_secs(1);
+
+/// Attempts to connect again before a client gives up.
+pub const RECONNECT_ATTEMPTS: u32 = 10;
+
+/// The longest that a client waits for anything that has a limit at all.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Bytes of requests in flight that a client keeps, to send them again if the server did not take them.
+pub const RESEND_BYTES: usize = 16 << 20;
+
 /// Calls of one client that wait for their response.
 pub const CALLS_IN_FLIGHT: usize = 65_536;
 

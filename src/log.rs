@@ -78,6 +78,16 @@ pub(crate) fn on_failure_panicked() {
     warn(format_args!("the callback of `on_failure` panicked"));
 }
 
+/// A request that was pushed could not be encoded, and nobody minds: says so once per process.
+pub(crate) fn not_encoded(error: &impl fmt::Display) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        warn(format_args!(
+            "a pushed request could not be encoded and was not sent: {error} (`Caller::on_refused` gets each of them)"
+        ));
+    });
+}
+
 /// Something that a reactor was told to do panicked.
 pub(crate) fn action_panicked() {
     warn(format_args!("an action that was handed to a reactor panicked"));

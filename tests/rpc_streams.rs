@@ -105,7 +105,7 @@ fn a_client_that_is_dropped_ends_whenever_the_reactor_looks() {
                 Client::connect_caller(&runtime, &options, server.local_addr(), Int32, caller).unwrap();
             client.push(round).unwrap();
             // With a pause between the ends that differs each time.
-            client.batcher().stop_accepting();
+            client.stop_accepting();
             (0..round * 20).for_each(|_| std::hint::spin_loop());
             drop(client);
             let end = ends.recv_timeout(PATIENCE);

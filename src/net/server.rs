@@ -144,7 +144,9 @@ impl fmt::Debug for Server {
 }
 
 /// The sockets that reactors have copied; told when the last one has.
-struct Gathered(Mutex<(Result<Vec<OwnedFd>>, Option<Promise<Vec<OwnedFd>>>)>);
+struct Gathered(Mutex<Gathering>);
+
+type Gathering = (Result<Vec<OwnedFd>>, Option<Promise<Vec<OwnedFd>>>);
 
 impl Gathered {
     fn add(&self, copies: io::Result<Vec<OwnedFd>>) {

@@ -19,6 +19,7 @@ pub use builder::ReactorBuilder;
 pub use socket::accept::ListenerId;
 pub use socket::address::{Address, ToAddresses};
 pub use socket::incoming::{Accepted, Incoming};
+pub use socket::lookup::Lookup;
 pub use socket::options::{ListenOptions, StreamOptions};
 pub use socket::race::Dialing;
 pub use stream::handler::{CloseReason, Handler};

@@ -37,17 +37,16 @@
 //! # A hundred million a second
 //!
 //! ```
-//! # use trochus::{Runtime, codec, rpc::{self, ClientOptions, Reply}};
+//! # use trochus::{Runtime, codec, rpc::{self, Reply}};
 //! # use std::sync::{Arc, atomic::{AtomicI64, Ordering::Relaxed}};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let runtime = Runtime::new()?;
 //! # let server = rpc::Server::bind(&runtime, "127.0.0.1:0", codec::Int32, |n: i32, reply: Reply<i32>| reply.send(n))?;
 //! # let sum = Arc::new(AtomicI64::new(0));
 //! # let total = sum.clone();
-//! let client = rpc::Client::connect_with(
-//!     &runtime, &ClientOptions::new(), server.local_addr(), codec::Int32,
-//!     move |response| { sum.fetch_add(i64::from(response), Relaxed); },
-//! )?;
+//! let client = rpc::Client::builder(codec::Int32)
+//!     .on_response(move |response| { sum.fetch_add(i64::from(response), Relaxed); })
+//!     .connect(&runtime, server.local_addr())?;
 //! let mut requests = client.producer(); // one per thread
 //! for n in 0..10_000 {
 //!     requests.push(n)?; // waits when the server is slower than we are
@@ -66,10 +65,13 @@ mod notice;
 mod options;
 mod server;
 
-pub use client::Client;
+pub use client::builder::{ClientBuilder, Connecting};
 pub use client::call::Call;
-pub use client::caller::{Caller, Requests};
-pub use error::{CallError, Unfinished};
+pub use client::caller::{Caller, NoCaller, Requests};
+pub use client::target::ClientState;
+pub use client::waiters::Push;
+pub use client::{Client, Closing};
+pub use error::{CallError, Callback, Cause, SendError, Unfinished};
 pub use options::{ClientOptions, Reconnect};
 pub use server::connection::Connection;
 pub use server::fault::Fault;

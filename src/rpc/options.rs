@@ -1,29 +1,80 @@
 //! Limits of clients.
 
+use crate::codec::Correlation;
 use crate::config;
 use crate::error::{Error, Result};
 use crate::reactor::StreamOptions;
 use std::time::Duration;
 
 /// What a client does when its connection is lost. Off unless set.
+///
+/// It goes through the server's addresses in turn, one round an attempt, and rests between rounds: twice as long each time, and
+/// a random part of up to half of it less, so that a thousand clients do not come back at once. Names are resolved anew
+/// for each round. A connection counts as found once it has brought a response, or has lasted for the longest pause: a
+/// server that accepts and closes is not dialled more often for that. Ends when the client is closed or dropped with nothing
+/// left to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
 pub struct Reconnect {
-    /// The pause before the first attempt; it doubles with each one that fails.
-    pub first_delay: Duration,
-    /// The longest pause.
-    pub longest_delay: Duration,
-    /// Attempts before the client gives up.
-    pub attempts: u32,
+    first_delay: Duration,
+    longest_delay: Duration,
+    attempts: Option<u32>,
 }
 
 impl Default for Reconnect {
-    /// 10 ms, doubling up to 1 s, ten times.
     fn default() -> Self {
         Reconnect {
-            first_delay: Duration::from_millis(10),
-            longest_delay: Duration::from_secs(1),
-            attempts: 10,
+            first_delay: config::RECONNECT_FIRST_DELAY,
+            longest_delay: config::RECONNECT_LONGEST_DELAY,
+            attempts: Some(config::RECONNECT_ATTEMPTS),
         }
+    }
+}
+
+impl Reconnect {
+    /// [`config::RECONNECT_ATTEMPTS`] attempts, with pauses from [`config::RECONNECT_FIRST_DELAY`] to
+    /// [`config::RECONNECT_LONGEST_DELAY`].
+    pub fn new() -> Self {
+        Reconnect::default()
+    }
+
+    /// The same, without end.
+    pub fn forever() -> Self {
+        Reconnect { attempts: None, ..Reconnect::default() }
+    }
+
+    /// The pause before the first attempt; it doubles with each one that fails. At most [`config::LONGEST_WAIT`].
+    pub fn first_delay(mut self, delay: Duration) -> Self {
+        self.first_delay = delay.min(config::LONGEST_WAIT);
+        self
+    }
+
+    /// The longest pause; at most [`config::LONGEST_WAIT`].
+    pub fn longest_delay(mut self, delay: Duration) -> Self {
+        self.longest_delay = delay.min(config::LONGEST_WAIT);
+        self
+    }
+
+    /// Attempts without success before the client gives up.
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = Some(attempts);
+        self
+    }
+
+    /// Whether there is another attempt after so many.
+    pub(super) fn allows(&self, attempt: u32) -> bool {
+        self.attempts.is_none_or(|most| attempt < most)
+    }
+
+    /// The pause before the attempt with that number, from 0; `random` says how much of it.
+    pub(super) fn delay(&self, attempt: u32, random: u32) -> Duration {
+        let doubled = self.first_delay.saturating_mul(1 << attempt.min(20)).min(self.longest_delay);
+        doubled - (doubled / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
+    }
+
+    /// A connection that lasted so long counts as found.
+    pub(super) fn proves_itself_after(&self) -> Duration {
+        self.longest_delay
     }
 }
 
@@ -34,10 +85,15 @@ pub struct ClientOptions {
     pub(super) stream: StreamOptions,
     pub(super) reactor: Option<usize>,
     pub(super) lane: usize,
+    pub(super) lane_bytes: usize,
     pub(super) batch: usize,
     pub(super) linger: Option<Duration>,
     pub(super) calls_in_flight: usize,
     pub(super) reconnect: Option<Reconnect>,
+    pub(super) call_timeout: Option<Duration>,
+    pub(super) close_timeout: Duration,
+    pub(super) peer_drains_cleanly: bool,
+    pub(super) resend_bytes: usize,
 }
 
 impl Default for ClientOptions {
@@ -46,10 +102,15 @@ impl Default for ClientOptions {
             stream: StreamOptions::default(),
             reactor: None,
             lane: config::LANE_ITEMS,
+            lane_bytes: config::LANE_BYTES,
             batch: config::BATCH_ITEMS,
             linger: None,
             calls_in_flight: config::CALLS_IN_FLIGHT,
             reconnect: None,
+            call_timeout: None,
+            close_timeout: config::CLIENT_CLOSE_TIMEOUT,
+            peer_drains_cleanly: false,
+            resend_bytes: config::RESEND_BYTES,
         }
     }
 }
@@ -90,9 +151,17 @@ impl ClientOptions {
         self
     }
 
-    /// Requests that a producer's lane holds: [`config::LANE_ITEMS`] unless set. A producer waits when it is full.
+    /// Requests that a lane holds, of each producer and of each thread that calls or pushes through the client:
+    /// [`config::LANE_ITEMS`] unless set. Who pushes waits when it is full.
     pub fn lane(mut self, requests: usize) -> Self {
         self.lane = requests;
+        self
+    }
+
+    /// Bytes that a lane holds, where requests are weighed (see [`ClientBuilder::weigh`](super::ClientBuilder::weigh)):
+    /// [`config::LANE_BYTES`] unless set. A request that weighs more passes alone.
+    pub fn lane_bytes(mut self, bytes: usize) -> Self {
+        self.lane_bytes = bytes;
         self
     }
 
@@ -102,8 +171,8 @@ impl ClientOptions {
         self
     }
 
-    /// Lets requests wait this long for others to travel with, unless [`batch`](Self::batch) of them are there or they are
-    /// flushed. Fewer and larger sends for more latency; off unless set, when a request leaves at once if the reactor is
+    /// Lets pushed requests wait this long for others to travel with, unless [`batch`](Self::batch) of them are there, in whatever
+    /// lanes, or they are flushed, or a call is made. Fewer and larger sends for more latency; off unless set, when a request leaves at once if the reactor is
     /// idle, and with the others of its turn if not.
     pub fn linger(mut self, linger: Duration) -> Self {
         self.linger = Some(linger.min(config::LONGEST_LINGER));
@@ -128,6 +197,38 @@ impl ClientOptions {
         self
     }
 
+    /// How long a call may take, unless it says otherwise with [`Call::timeout`](super::Call::timeout). No limit unless set.
+    pub fn call_timeout(mut self, after: Duration) -> Self {
+        self.call_timeout = Some(after);
+        self
+    }
+
+    /// How long a client that was closed, or dropped, may take until everything is sent and answered:
+    /// [`config::CLIENT_CLOSE_TIMEOUT`] unless set, at most [`config::LONGEST_WAIT`]. Then the connection is cut off.
+    pub fn close_timeout(mut self, limit: Duration) -> Self {
+        self.close_timeout = limit.min(config::LONGEST_WAIT);
+        self
+    }
+
+    /// The server promises that before it ends its output in good order it answers every request that it has taken, and that
+    /// a connection which it ends for any other reason is reset. Then calls without a response at such an end were not executed:
+    /// they are sent again if the client reconnects, and are [`NotSent`](super::CallError::NotSent) if not.
+    ///
+    /// Off unless set, for nobody knows who the server is; [`Server`](super::Server) keeps the promise. Where the protocol has ids
+    /// of trochus' own ([`ById`](struct@crate::codec::ById)), the server says so by itself and this is not needed.
+    pub fn peer_drains_cleanly(mut self, on: bool) -> Self {
+        self.peer_drains_cleanly = on;
+        self
+    }
+
+    /// Bytes of requests that wait for their response, as they are on the wire, which a client that reconnects keeps to send
+    /// them again if the server turns out not to have taken them: [`config::RESEND_BYTES`] unless set. Calls beyond that are
+    /// [`NotSent`](super::CallError::NotSent) then.
+    pub fn resend_bytes(mut self, bytes: usize) -> Self {
+        self.resend_bytes = bytes;
+        self
+    }
+
     /// The connection's options. Its reading never pauses because output waits, or both ends could wait for the other to
     /// read; instead no requests are taken over.
     pub(super) fn connection(&self) -> StreamOptions {
@@ -139,6 +240,15 @@ impl ClientOptions {
     /// Bytes of requests that may still be encoded when so many wait for the peer.
     pub(super) fn room(&self, pending: usize) -> usize {
         self.stream.limits.output_soft.saturating_sub(pending)
+    }
+
+    pub(super) fn input_limit(&self) -> usize {
+        self.stream.limits.input
+    }
+
+    /// Whether requests in flight are kept, to be sent again if the server turns out not to have taken them.
+    pub(super) fn keeps<C: Correlation>(&self) -> bool {
+        self.reconnect.is_some() && (self.peer_drains_cleanly || C::HAS_NOTICES)
     }
 
     pub(super) fn check(&self) -> Result<()> {

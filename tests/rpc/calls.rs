@@ -57,13 +57,14 @@ fn tokio_cancels_a_call_by_dropping_it() {
         let client = Client::connect(runtime, server.local_addr(), Int32).unwrap();
         let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         tokio.block_on(async {
-            let given_up = tokio::time::timeout(Duration::from_millis(5), client.call(1)).await;
+            let call = client.call(1);
+            let (n, late) = next(&kept);
+            let given_up = tokio::time::timeout(Duration::from_millis(5), call).await;
             assert!(given_up.is_err());
             let call = client.call(2);
-            for factor in [100, 1000] {
-                let (n, reply) = next(&kept);
-                reply.send(factor * n);
-            }
+            late.send(100 * n);
+            let (n, reply) = next(&kept);
+            reply.send(1000 * n);
             assert_eq!(call.await.unwrap(), 2000);
         });
     });
@@ -147,17 +148,19 @@ fn a_callback_gets_what_comes_of_a_request() {
         let (tell, told) = mpsc::channel();
         for n in 0..100 {
             let tell = tell.clone();
-            client.send(n, move |result| {
-                let _ = tell.send(result.unwrap());
-                // One of them is broken; the others do not notice.
-                assert_ne!(n, 50, "on purpose");
-            });
+            client
+                .send(n, move |result| {
+                    let _ = tell.send(result.unwrap());
+                    // One of them is broken; the others do not notice.
+                    assert_ne!(n, 50, "on purpose");
+                })
+                .unwrap();
         }
         let answers: Vec<i32> = (0..100).map(|_| told.recv_timeout(PATIENCE).unwrap()).collect();
         assert_eq!(answers, (0..100).map(|n| 2 * n).collect::<Vec<_>>());
         client.close().unwrap();
         let (tell, told) = mpsc::channel();
-        client.send(1, move |result| drop(tell.send(result)));
+        client.send(1, move |result| drop(tell.send(result))).unwrap();
         let error = told.recv_timeout(PATIENCE).unwrap().unwrap_err();
         assert!(matches!(error, CallError::NotSent(_)) && !error.may_have_been_executed(), "{error}");
     });
@@ -170,11 +173,13 @@ fn callbacks_that_panic_when_the_connection_is_lost_keep_nobody_from_learning() 
         let outcomes = Arc::new(Mutex::new(0));
         for _ in 0..10 {
             let outcomes = outcomes.clone();
-            client.send(1, move |result| {
-                assert!(result.is_err());
-                *outcomes.lock().unwrap() += 1;
-                panic!("on purpose");
-            });
+            client
+                .send(1, move |result| {
+                    assert!(result.is_err());
+                    *outcomes.lock().unwrap() += 1;
+                    panic!("on purpose");
+                })
+                .unwrap();
         }
         let call = client.call(2);
         reset(peer);

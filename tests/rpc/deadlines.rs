@@ -152,7 +152,7 @@ fn closing_does_not_wait_for_calls_that_were_given_up() {
             let closing = client.clone();
             if gives_up_later {
                 let closing = std::thread::spawn(move || closing.close());
-                eventually("it closes", || client.batcher().is_closed());
+                eventually("it closes", || client.is_closing());
                 drop(call);
                 closing.join().unwrap().unwrap();
             } else {

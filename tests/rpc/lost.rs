@@ -101,7 +101,7 @@ fn lost_with_calls_that_were_not_sent_yet() {
 fn lost_with_pushed_requests_in_flight() {
     on_each_backend(|runtime| {
         let (client, mut peer) = client_of_plain_server(runtime);
-        client.batcher().push_all(0..10).unwrap();
+        client.push_all(0..10).unwrap();
         read_ints(&mut peer, 10);
         write_ints(&mut peer, 0..4);
         end_output(&peer);
@@ -140,30 +140,6 @@ fn what_was_never_sent_can_be_taken_back() {
         let unsent = client.take_unsent();
         assert_eq!(unsent, (accepted - end.unsent() as i32..accepted).collect::<Vec<_>>());
         assert!(client.take_unsent().is_empty());
-    });
-}
-
-#[test]
-fn a_request_that_cannot_be_encoded_ends_a_stream_in_good_order() {
-    on_each_backend(|runtime| {
-        let service = |_: &[u8], reply: trochus::rpc::Reply<bytes::Bytes>| reply.send("ok".into());
-        let server = Server::bind(runtime, "127.0.0.1:0", LengthDelimited::new(), service).unwrap();
-        let protocol = LengthDelimited::new().max_frame_bytes(5);
-        let client = Client::connect(runtime, server.local_addr(), protocol).unwrap();
-        let requests = ["one", "two", "three", "much too long", "five", "six"];
-        let mut producer = client.producer();
-        let pushed: Vec<_> = requests.iter().filter(|text| producer.push((**text).into()).is_ok()).collect();
-        let end = client.close().unwrap_err();
-        assert!(end.to_string().contains("cannot be encoded"), "{end}");
-        // All that was accepted behind it comes back with it.
-        assert_eq!((end.unanswered(), end.unsent()), (0, pushed.len() - 3));
-        assert_eq!(client.take_unsent(), pushed[3..]);
-        // A call is told, and nobody else is harmed.
-        let client = Client::connect(runtime, server.local_addr(), protocol).unwrap();
-        let error = client.call("much too long".into()).wait().unwrap_err();
-        assert!(matches!(error, CallError::Encode(_)) && !error.may_have_been_executed(), "{error}");
-        assert_eq!(client.call("four".into()).wait().unwrap(), "ok");
-        client.close().unwrap();
     });
 }
 
@@ -218,12 +194,12 @@ fn without_correlation_a_reset_is_not_taken_for_success() {
         let (listener, address) = listen();
         let client = Client::connect(runtime, address, Int32.uncorrelated()).unwrap();
         let mut peer = accept(&listener);
-        client.batcher().push_all(0..1000).unwrap();
+        client.push_all(0..1000).unwrap();
         let closing = client.clone();
         let closing = thread::spawn(move || closing.close());
         // All of it was sent, and the end; a part is thrown away unread.
         read_ints(&mut peer, 10);
-        eventually("it closes", || client.batcher().is_closed());
+        eventually("it closes", || client.is_closing());
         reset(peer);
         assert!(closing.join().unwrap().is_err());
     });

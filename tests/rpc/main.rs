@@ -1,14 +1,23 @@
 //! Typed request-response, on every backend of this machine.
 
 mod calls;
+mod closing;
 mod deadlines;
+mod faults;
+#[path = "../../examples/rpc_proxy/forward.rs"]
+mod forward;
 mod idle;
 mod lost;
+mod on_reactor;
+mod order;
 mod overload;
+mod pausing;
 mod peers;
 mod protocols;
+mod proxy;
 mod reconnect;
 mod replies;
+mod restart;
 mod server_faults;
 mod server_limits;
 mod server_says;
@@ -17,4 +26,5 @@ mod streams;
 mod stress;
 mod support;
 mod tasks;
+mod waiting;
 mod wire;

@@ -188,3 +188,40 @@ fn many_clients_share_a_server() {
         eventually("all leave", || server.connections() == 0);
     });
 }
+
+#[test]
+fn lanes_that_weigh_their_requests_hold_so_many_bytes() {
+    on_each_backend(|runtime| {
+        let (listener, address) = listen();
+        let options = ClientOptions::new().lane_bytes(100_000);
+        let client = Client::builder(LengthDelimited::new())
+            .options(options.stream(StreamOptions::new().output_limits(16 << 10, 1 << 20)))
+            .weigh(|request: &bytes::Bytes| request.len())
+            .connect(runtime, address)
+            .unwrap();
+        let _peer = accept(&listener);
+        let request = bytes::Bytes::from(vec![1; 10_000]);
+        for pushes_through_client in [true, false] {
+            let mut producer = client.producer();
+            let (mut pushed, mut refusals) = (0, 0);
+            while refusals < 50 {
+                let outcome = match pushes_through_client {
+                    true => client.try_push(request.clone()),
+                    false => producer.try_push(request.clone()),
+                };
+                match outcome {
+                    Ok(()) => (pushed, refusals) = (pushed + 1, 0),
+                    Err(refused) => {
+                        assert!(refused.is_full());
+                        refusals += 1;
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
+            }
+            // A lane, what the reactor took out of it, and what the sockets took: by number it would be 8192.
+            assert!((10..2000).contains(&pushed), "{pushed}");
+        }
+        client.abort();
+        assert!(client.close().is_err());
+    });
+}

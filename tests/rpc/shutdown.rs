@@ -39,9 +39,9 @@ fn a_shutdown_lets_calls_come_back() {
         let options = ClientOptions::new().calls_in_flight(2);
         let client = Client::connect_with(&clients, &options, server.local_addr(), Int32, drop).unwrap();
         let calls: Vec<_> = (0..5).map(|n| client.call(n)).collect();
-        client.batcher().push_all(100..110).unwrap();
+        client.push_all(100..110).unwrap();
         let stopping = thread::spawn(move || clients.shutdown(HOUR));
-        eventually("it stops", || client.batcher().is_closed());
+        eventually("it stops", || client.is_closing());
         for _ in 0..15 {
             let (n, reply) = next(&kept);
             reply.send(n);
@@ -67,13 +67,13 @@ fn every_call_ends_with_its_runtime() {
         let (tell, told) = mpsc::channel();
         let waiting = client.call(0);
         let waiting = thread::spawn(move || block_on(waiting));
-        client.batcher().push_all(0..10).unwrap();
+        client.push_all(0..10).unwrap();
         clients.shutdown(Duration::from_millis(20)).unwrap();
         let outcomes: Vec<_> = calls.into_iter().map(|call| call.wait().unwrap_err()).collect();
         let executed = outcomes.iter().filter(|error| error.may_have_been_executed()).count();
         assert!(executed <= 2, "{executed} may have been executed");
         assert!(waiting.join().unwrap().is_err());
-        client.send(1, move |result| drop(tell.send(result)));
+        client.send(1, move |result| drop(tell.send(result))).unwrap();
         assert!(told.recv_timeout(PATIENCE).unwrap().is_err());
         let end = client.close().unwrap_err();
         assert_eq!(end.unsent(), client.take_unsent().len(), "{end}");
@@ -85,17 +85,17 @@ fn a_client_between_connections_ends_with_its_runtime() {
     on_each_backend(|runtime| {
         let clients = one_reactor(runtime.backend());
         let (listener, address) = listen();
-        let policy = Reconnect { first_delay: HOUR, longest_delay: HOUR, attempts: 10 };
+        let policy = Reconnect::new().first_delay(HOUR).longest_delay(HOUR).attempts(10);
         let options = ClientOptions::new().reconnect(policy);
         let client = Client::connect_with(&clients, &options, address, Int32, drop).unwrap();
         let mut peer = accept(&listener);
         let lost = client.call(1);
-        client.batcher().push_all(0..3).unwrap();
+        client.push_all(0..3).unwrap();
         read_ints(&mut peer, 4);
         reset(peer);
         assert!(lost.wait().unwrap_err().may_have_been_executed());
         let queued = client.call(2);
-        client.batcher().push_all(3..5).unwrap();
+        client.push_all(3..5).unwrap();
         clients.shutdown(HOUR).unwrap();
         assert!(!queued.wait().unwrap_err().may_have_been_executed());
         let end = client.close().unwrap_err();

@@ -51,7 +51,7 @@ where
                 for n in start..start + EACH / 2 {
                     client.push(n).unwrap();
                 }
-                client.batcher().push_all(start + EACH / 2..start + EACH).unwrap();
+                client.push_all(start + EACH / 2..start + EACH).unwrap();
             });
         }
     });
@@ -78,7 +78,7 @@ fn without_correlation_a_stream_needs_no_answers() {
         };
         let server = Server::bind(runtime, "127.0.0.1:0", Int32.uncorrelated(), service).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32.uncorrelated()).unwrap();
-        client.batcher().push_all(0..50_000).unwrap();
+        client.push_all(0..50_000).unwrap();
         client.close().unwrap();
         assert_eq!(total.load(Ordering::SeqCst), 49_999 * 25_000);
     });

@@ -133,10 +133,12 @@ where
             7 => {
                 let theirs = outcomes.clone();
                 Outcomes::add(&outcomes.callbacks_due);
-                client.send(n, move |result| {
-                    Outcomes::add(&theirs.callbacks);
-                    theirs.count(n, result);
-                });
+                client
+                    .send(n, move |result| {
+                        Outcomes::add(&theirs.callbacks);
+                        theirs.count(n, result);
+                    })
+                    .unwrap();
             }
             _ => {
                 if client.push(n).is_ok() {
@@ -175,11 +177,10 @@ where
     });
     let outcomes = Arc::new(Outcomes::default());
     let theirs = outcomes.clone();
-    let policy = Reconnect {
-        first_delay: Duration::from_millis(1),
-        longest_delay: Duration::from_millis(2),
-        attempts: 10_000,
-    };
+    let policy = Reconnect::new()
+        .first_delay(Duration::from_millis(1))
+        .longest_delay(Duration::from_millis(2))
+        .attempts(10_000);
     let options = ClientOptions::new().reconnect(policy).calls_in_flight(40);
     let callback = move |_: i32| Outcomes::add(&theirs.push_responses);
     let client = Client::connect_with(runtime, &options, address, protocol, callback).unwrap();

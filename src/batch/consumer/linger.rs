@@ -18,26 +18,12 @@ impl<T> Consumer<T> {
         self.has_reason(true)
     }
 
-    /// Whether there are so many items, or a lane is half full: nobody should wait for more.
-    pub(crate) fn holds(&self, items: usize) -> bool {
-        self.pending() >= items || self.lanes.iter().any(Reader::is_half_full)
-    }
-
     /// Arms for when `missing` more items may be there: one lane then has got at least its share of them. A lane that is added
     /// wakes a consumer that lingers.
     pub(super) fn arm_for(&mut self, missing: usize) {
         let share = missing.div_ceil(self.lanes.len().max(1));
         self.lanes.iter_mut().for_each(|lane| lane.set_alarm(share));
         self.shared.gate.arm(ASLEEP | LINGERING);
-    }
-
-    /// Items in the lanes. Behind [`stop_accepting`](Self::stop_accepting), none will be added.
-    pub(crate) fn waiting(&mut self) -> usize {
-        self.seal_if_stopped();
-        self.shared.adopt(&mut self.seen, &mut self.lanes);
-        // Or each would be a reason not to sleep, until somebody drains.
-        self.lanes.retain(|lane| !lane.is_exhausted());
-        self.pending()
     }
 
     fn pending(&self) -> usize {

@@ -1,5 +1,6 @@
 //! Where a stream socket is: TCP over IPv4 or IPv6, or a Unix-domain path.
 
+use super::lookup::Lookup;
 use crate::error::{Error, Result};
 use socket2::{Domain, SockAddr};
 use std::fmt;
@@ -99,6 +100,11 @@ pub trait ToAddresses {
     /// The addresses in the order in which they should be tried; never none. A name is resolved by the system, which
     /// may block.
     fn to_addresses(&self) -> Result<Vec<Address>>;
+
+    /// The same, to be looked up later, and as often as it is needed. Unless defined otherwise, what it is now.
+    fn to_lookup(&self) -> Lookup {
+        Lookup::fixed(self.to_addresses())
+    }
 }
 
 impl ToAddresses for str {
@@ -111,17 +117,35 @@ impl ToAddresses for str {
             None => resolve(self, self),
         }
     }
+
+    fn to_lookup(&self) -> Lookup {
+        match self.strip_prefix("unix:") {
+            Some(_) => Lookup::fixed(self.to_addresses()),
+            None => Lookup::name(self.to_owned()),
+        }
+    }
 }
 
 impl ToAddresses for String {
     fn to_addresses(&self) -> Result<Vec<Address>> {
         self.as_str().to_addresses()
     }
+
+    fn to_lookup(&self) -> Lookup {
+        self.as_str().to_lookup()
+    }
 }
 
 impl ToAddresses for (&str, u16) {
     fn to_addresses(&self) -> Result<Vec<Address>> {
         resolve(*self, &format!("{}:{}", self.0, self.1))
+    }
+
+    fn to_lookup(&self) -> Lookup {
+        match self.0.parse::<IpAddr>() {
+            Ok(address) => Lookup::fixed((address, self.1).to_addresses()),
+            Err(_) => Lookup::name(format!("{}:{}", self.0, self.1)),
+        }
     }
 }
 
@@ -171,17 +195,29 @@ impl<A: ToAddresses> ToAddresses for [A] {
         }
         Ok(addresses)
     }
+
+    fn to_lookup(&self) -> Lookup {
+        Lookup::all(self.iter().map(ToAddresses::to_lookup).collect())
+    }
 }
 
 impl<A: ToAddresses> ToAddresses for Vec<A> {
     fn to_addresses(&self) -> Result<Vec<Address>> {
         self.as_slice().to_addresses()
     }
+
+    fn to_lookup(&self) -> Lookup {
+        self.as_slice().to_lookup()
+    }
 }
 
 impl<A: ToAddresses + ?Sized> ToAddresses for &A {
     fn to_addresses(&self) -> Result<Vec<Address>> {
         (**self).to_addresses()
+    }
+
+    fn to_lookup(&self) -> Lookup {
+        (**self).to_lookup()
     }
 }
 

@@ -7,6 +7,7 @@ pub(super) mod file;
 pub(super) mod foreign;
 pub(super) mod incoming;
 pub(super) mod listener;
+pub(super) mod lookup;
 pub(super) mod options;
 pub(super) mod race;
 pub(super) mod seats;

@@ -108,7 +108,10 @@ impl Reactor {
             let Some(address) = state.left.pop_front() else {
                 let over = state.running.is_empty();
                 drop(state);
-                return if over { self.lose_race(race) } else { () };
+                if over {
+                    self.lose_race(race);
+                }
+                return;
             };
             state.begun += 1;
             let (begun, options) = (state.begun, state.options.clone());

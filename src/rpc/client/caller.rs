@@ -1,6 +1,7 @@
 //! What a client does with responses.
 
 use super::expected::{Expected, Recipient, streamed_id};
+use super::target::Target;
 use crate::codec::{Correlation, CorrelationKind, EncodeError, Protocol, Request, Response, ResponseRef};
 use crate::rpc::Unfinished;
 use std::mem::ManuallyDrop;
@@ -8,7 +9,8 @@ use std::mem::ManuallyDrop;
 /// The client's side of one connection, on the reactor: gets the responses of requests that were made here or by producers.
 /// Those of a [`Call`](crate::rpc::Call) go to the one who made it.
 ///
-/// A closure `FnMut(response)` is one.
+/// A closure `FnMut(response)` is one. It lives as long as its client: one that owns the client, too, keeps it from ever being
+/// dropped, and has to close it. If it panics, the client ends: nobody knows what state it is in.
 pub trait Caller<P: Protocol>: Send + 'static {
     /// The connection is established, for the first time or anew. Requests made here go out at once: no queue, no other thread.
     fn on_open(&mut self, requests: &mut Requests<'_, P>) {
@@ -18,7 +20,14 @@ pub trait Caller<P: Protocol>: Send + 'static {
     /// A response came. Requests made here leave with all others of this turn.
     fn on_response(&mut self, requests: &mut Requests<'_, P>, response: ResponseRef<'_, P>);
 
-    /// The connection has ended, with everything answered or not.
+    /// A request that was pushed cannot be encoded and was not sent; here it is. It counts in
+    /// [`Unfinished::not_encoded`], and hurts no other.
+    fn on_refused(&mut self, request: Request<P>, error: EncodeError) {
+        crate::log::not_encoded(&error);
+        drop(request);
+    }
+
+    /// The client has ended, with everything answered or not.
     fn on_close(&mut self, end: &Result<(), Unfinished>) {
         let _ = end;
     }
@@ -35,8 +44,8 @@ where
 }
 
 /// Throws away what nobody called for.
-#[derive(Debug)]
-pub(in crate::rpc) struct NoCaller;
+#[derive(Clone, Copy, Debug)]
+pub struct NoCaller;
 
 impl<P: Protocol> Caller<P> for NoCaller {
     fn on_response(&mut self, _requests: &mut Requests<'_, P>, _response: ResponseRef<'_, P>) {}
@@ -45,12 +54,16 @@ impl<P: Protocol> Caller<P> for NoCaller {
 /// The way to make requests on the reactor itself.
 pub struct Requests<'a, P: Protocol> {
     codec: &'a mut P::RequestCodec,
-    expected: &'a mut Expected<Response<P>>,
+    expected: &'a mut Expected<Request<P>, Response<P>>,
     /// The connection's output, taken out of it for the time of this value. As nothing that is called where there is nothing
     /// special to do has this value's address, the compiler can keep all of it in registers.
     out: ManuallyDrop<Vec<u8>>,
     home: &'a mut Vec<u8>,
     full: usize,
+    /// What was received and not decoded yet. Empty while responses are to wait: the loop needs to look at nothing else.
+    pub(in crate::rpc) input: &'a [u8],
+    held: &'a [u8],
+    target: &'a Target,
     /// The output has not ended.
     accepts: bool,
     /// Streamed requests that were made here and that `expected` does not know of yet.
@@ -62,13 +75,29 @@ pub struct Requests<'a, P: Protocol> {
 impl<'a, P: Protocol> Requests<'a, P> {
     pub(in crate::rpc) fn new(
         codec: &'a mut P::RequestCodec,
-        expected: &'a mut Expected<Response<P>>,
+        expected: &'a mut Expected<Request<P>, Response<P>>,
         home: &'a mut Vec<u8>,
         room: usize,
         accepts: bool,
+        target: &'a Target,
     ) -> Self {
         let out = ManuallyDrop::new(std::mem::take(home));
-        Requests { codec, expected, full: out.len() + room, out, home, accepts, made: 0, due: 0 }
+        let full = out.len().saturating_add(room);
+        Requests { codec, expected, full, out, home, input: &[], held: &[], target, accepts, made: 0, due: 0 }
+    }
+
+    /// Stops reading: no response comes behind this one until [`Client::resume_responses`](crate::rpc::Client::resume_responses).
+    /// The server notices by and by, and takes no more requests.
+    pub fn pause_responses(&mut self) {
+        self.target.set_paused();
+        if self.held.is_empty() {
+            self.held = std::mem::take(&mut self.input);
+        }
+    }
+
+    /// What was received and is not to be decoded now.
+    pub(in crate::rpc) fn held(&self) -> &'a [u8] {
+        self.held
     }
 
     /// Makes a request, whose response comes to [`Caller::on_response`].
@@ -104,7 +133,7 @@ impl<'a, P: Protocol> Requests<'a, P> {
 
     /// Whom the next response, which has this id, is for.
     #[inline]
-    pub(in crate::rpc) fn recipient(&mut self, id: u64) -> Option<Recipient<Response<P>>> {
+    pub(in crate::rpc) fn recipient(&mut self, id: u64) -> Option<Recipient<Request<P>, Response<P>>> {
         if self.due == 0 {
             self.due = take_due(self.expected, std::mem::take(&mut self.made));
             if self.due == 0 {
@@ -119,14 +148,14 @@ impl<'a, P: Protocol> Requests<'a, P> {
 /// How many responses from the next one on are for the callback, now that `expected` knows of those made since.
 #[cold]
 #[inline(never)]
-fn take_due<R>(expected: &mut Expected<R>, made: u64) -> u64 {
+fn take_due<Q, R>(expected: &mut Expected<Q, R>, made: u64) -> u64 {
     expected.streamed(made);
     expected.take_streamed()
 }
 
 #[cold]
 #[inline(never)]
-fn give_back<R>(expected: &mut Expected<R>, made: u64, due: u64, home: &mut Vec<u8>, out: Vec<u8>) {
+fn give_back<Q, R>(expected: &mut Expected<Q, R>, made: u64, due: u64, home: &mut Vec<u8>, out: Vec<u8>) {
     expected.streamed(made);
     expected.put_back_streamed(due);
     *home = out;

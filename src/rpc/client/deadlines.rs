@@ -1,6 +1,6 @@
 //! The deadlines of a client's calls, with one timer for all of them.
 
-use super::call::CallState;
+use super::state::CallState;
 use super::target::Target;
 use crate::reactor::{Reactor, ReactorHandle};
 use parking_lot::Mutex;
@@ -13,6 +13,9 @@ use std::time::Instant;
 pub(in crate::rpc) type DeadlineKey = (Instant, u64);
 
 /// Holds no more entries than there are calls: each takes its own away when it ends.
+///
+/// This is for calls that nobody's thread waits for. [`Call::wait`](crate::rpc::Call::wait) keeps its deadline by itself, for the
+/// reactor may have other things to do.
 pub(in crate::rpc) struct Deadlines<Res> {
     reactor: ReactorHandle,
     target: Arc<Target>,
@@ -24,6 +27,12 @@ struct Inner<Res> {
     next: u64,
     /// When the timer that counts will fire. Those that were set for later find another time here, and do nothing.
     armed: Option<Instant>,
+}
+
+impl<Res> Deadlines<Res> {
+    pub(in crate::rpc) fn remove(&self, key: DeadlineKey) {
+        self.inner.lock().calls.remove(&key);
+    }
 }
 
 impl<Res: Send + 'static> Deadlines<Res> {
@@ -51,10 +60,6 @@ impl<Res: Send + 'static> Deadlines<Res> {
         key
     }
 
-    pub(in crate::rpc) fn remove(&self, key: DeadlineKey) {
-        self.inner.lock().calls.remove(&key);
-    }
-
     fn arm(self: Arc<Self>, reactor: &mut Reactor, deadline: Instant) {
         let delay = deadline.saturating_duration_since(Instant::now());
         reactor.after(delay, move |reactor| self.fire(reactor, deadline));
@@ -74,8 +79,9 @@ impl<Res: Send + 'static> Deadlines<Res> {
             inner.armed = inner.calls.first_key_value().map(|((deadline, _), _)| *deadline);
             inner.armed
         };
-        expired.iter().filter_map(Weak::upgrade).for_each(|call| call.time_out());
-        self.target.call_given_up();
+        for sent in expired.iter().filter_map(Weak::upgrade).filter_map(|call| call.time_out()) {
+            self.target.call_given_up(sent);
+        }
         if let Some(next) = next {
             self.arm(reactor, next);
         }

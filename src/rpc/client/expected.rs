@@ -1,49 +1,66 @@
 //! Requests that were sent, and whom their responses are for.
 
-use super::call::Promise;
+use super::state::{NO_ID, Pending, Promise};
 use crate::codec::{Correlation, CorrelationKind};
+use crate::rpc::{CallError, Cause};
 use slab::Slab;
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 /// What a client's connection waits for.
-pub(in crate::rpc) enum Expected<Res> {
+pub(in crate::rpc) enum Expected<Req, Res> {
     /// In the order of the requests. Streamed ones are only counted; `tail` are those behind all others.
-    InOrder { next: VecDeque<Next<Res>>, tail: u64 },
+    InOrder { next: VecDeque<Next<Req, Res>>, calls: usize, tail: u64 },
     /// By id: the entry's number, and behind it how often that number was used.
-    ById { calls: Slab<(u64, Promise<Res>)>, uses: u64, streamed: u64, numbers: Numbers },
+    ById { calls: Slab<(u64, InFlight<Req, Res>)>, uses: u64, streamed: u64, numbers: Numbers },
     /// Every response goes to the callback.
     Uncorrelated,
 }
 
-pub(in crate::rpc) enum Next<Res> {
+pub(in crate::rpc) enum Next<Req, Res> {
     Streamed(u64),
-    Call(Promise<Res>),
+    Call(InFlight<Req, Res>),
+}
+
+/// A call that was sent.
+pub(in crate::rpc) struct InFlight<Req, Res> {
+    pub(in crate::rpc) promise: Promise<Res>,
+    /// Kept to be sent again if the server says that it did not take it, with its bytes on the wire.
+    pub(in crate::rpc) kept: Option<(Req, usize)>,
 }
 
 /// Whom a response is for.
-pub(in crate::rpc) enum Recipient<Res> {
+pub(in crate::rpc) enum Recipient<Req, Res> {
     Callback,
-    Call(Promise<Res>),
+    Call(InFlight<Req, Res>),
     /// A call that nobody waits for any more.
-    Nobody,
+    Nobody(InFlight<Req, Res>),
+    /// An id that no request has any more.
+    Unknown,
 }
 
-impl<Res> Expected<Res> {
-    pub(in crate::rpc) fn of<C: Correlation>() -> Self {
+impl<Req, Res> Expected<Req, Res> {
+    /// `uses` goes on from the connection before, so that no id is used on two of them.
+    pub(in crate::rpc) fn of<C: Correlation>(uses: u64) -> Self {
         match C::KIND {
-            CorrelationKind::InOrder => Expected::InOrder { next: VecDeque::new(), tail: 0 },
+            CorrelationKind::InOrder => Expected::InOrder { next: VecDeque::new(), calls: 0, tail: 0 },
             CorrelationKind::ById => {
-                Expected::ById { calls: Slab::new(), uses: 0, streamed: 0, numbers: Numbers::of::<C>() }
+                Expected::ById { calls: Slab::new(), uses, streamed: 0, numbers: Numbers::of::<C>() }
             }
             CorrelationKind::Uncorrelated => Expected::Uncorrelated,
+        }
+    }
+
+    pub(in crate::rpc) fn uses(&self) -> u64 {
+        match self {
+            Expected::ById { uses, .. } => *uses,
+            Expected::InOrder { .. } | Expected::Uncorrelated => 0,
         }
     }
 
     /// Calls in flight.
     pub(in crate::rpc) fn calls(&self) -> usize {
         match self {
-            Expected::InOrder { next, .. } => next.len(),
+            Expected::InOrder { calls, .. } => *calls,
             Expected::ById { calls, .. } => calls.len(),
             Expected::Uncorrelated => 0,
         }
@@ -51,17 +68,13 @@ impl<Res> Expected<Res> {
 
     /// Requests in flight; 0 if nobody can know.
     pub(in crate::rpc) fn requests(&self) -> u64 {
-        match self {
-            Expected::InOrder { next, tail } => tail + next.iter().map(Next::requests).sum::<u64>(),
-            Expected::ById { calls, streamed, .. } => calls.len() as u64 + streamed,
-            Expected::Uncorrelated => 0,
-        }
+        self.streamed_requests() + self.calls() as u64
     }
 
     /// Those of them that are not calls.
     pub(in crate::rpc) fn streamed_requests(&self) -> u64 {
         match self {
-            Expected::InOrder { next, tail } => tail + next.iter().map(Next::streamed).sum::<u64>(),
+            Expected::InOrder { next, tail, .. } => tail + next.iter().map(Next::streamed).sum::<u64>(),
             Expected::ById { streamed, .. } => *streamed,
             Expected::Uncorrelated => 0,
         }
@@ -71,7 +84,9 @@ impl<Res> Expected<Res> {
     pub(in crate::rpc) fn awaited_requests(&self) -> u64 {
         let calls = match self {
             Expected::InOrder { next, .. } => next.iter().filter(|next| next.is_wanted_call()).count(),
-            Expected::ById { calls, .. } => calls.iter().filter(|(_, (_, call))| call.is_wanted()).count(),
+            Expected::ById { calls, .. } => {
+                calls.iter().filter(|(_, (_, call))| call.promise.is_wanted()).count()
+            }
             Expected::Uncorrelated => 0,
         };
         self.streamed_requests() + calls as u64
@@ -80,11 +95,11 @@ impl<Res> Expected<Res> {
     /// Whether a response may come that somebody waits for.
     pub(in crate::rpc) fn is_awaited(&self) -> bool {
         match self {
-            Expected::InOrder { next, tail } => {
+            Expected::InOrder { next, tail, .. } => {
                 *tail > 0 || next.iter().any(|next| next.streamed() > 0 || next.is_wanted_call())
             }
             Expected::ById { calls, streamed, .. } => {
-                *streamed > 0 || calls.iter().any(|(_, (_, call))| call.is_wanted())
+                *streamed > 0 || calls.iter().any(|(_, (_, call))| call.promise.is_wanted())
             }
             Expected::Uncorrelated => true,
         }
@@ -104,30 +119,32 @@ impl<Res> Expected<Res> {
     pub(in crate::rpc) fn next_call_id(&self) -> u64 {
         match self {
             Expected::ById { calls, uses, numbers, .. } => numbers.call(calls.vacant_key(), *uses),
-            Expected::InOrder { .. } | Expected::Uncorrelated => 0,
+            Expected::InOrder { .. } | Expected::Uncorrelated => NO_ID,
         }
     }
 
     /// The call with that id was sent.
-    pub(in crate::rpc) fn call(&mut self, promise: Promise<Res>) {
+    pub(in crate::rpc) fn call(&mut self, call: InFlight<Req, Res>) {
         match self {
-            Expected::InOrder { next, tail } => {
+            Expected::InOrder { next, calls, tail } => {
                 if *tail > 0 {
                     next.push_back(Next::Streamed(std::mem::take(tail)));
                 }
-                next.push_back(Next::Call(promise));
+                *calls += 1;
+                next.push_back(Next::Call(call));
             }
             Expected::ById { calls, uses, numbers, .. } => {
-                calls.insert((*uses, promise));
+                calls.insert((*uses, call));
                 *uses = numbers.next_use(*uses);
             }
-            Expected::Uncorrelated => promise.lose(&Arc::from("the protocol has no correlation")),
+            // The types rule it out: without correlation there are no calls.
+            Expected::Uncorrelated => drop(call),
         }
     }
 
     /// Takes the streamed requests that come next, for as many responses to be handed out without asking for each.
     pub(in crate::rpc) fn take_streamed(&mut self) -> u64 {
-        let Expected::InOrder { next, tail } = self else { return 0 };
+        let Expected::InOrder { next, tail, .. } = self else { return 0 };
         match next.front() {
             None => std::mem::take(tail),
             Some(Next::Streamed(count)) => {
@@ -141,7 +158,7 @@ impl<Res> Expected<Res> {
 
     /// Puts back those that were taken and have no response yet.
     pub(in crate::rpc) fn put_back_streamed(&mut self, count: u64) {
-        if let Expected::InOrder { next, tail } = self
+        if let Expected::InOrder { next, tail, .. } = self
             && count > 0
         {
             if next.is_empty() {
@@ -153,57 +170,78 @@ impl<Res> Expected<Res> {
     }
 
     /// Whom the response with this id is for, when no streamed request comes next. `None`: for nobody who asked.
-    pub(in crate::rpc) fn recipient(&mut self, id: u64) -> Option<Recipient<Res>> {
+    pub(in crate::rpc) fn recipient(&mut self, id: u64) -> Option<Recipient<Req, Res>> {
         match self {
             Expected::Uncorrelated => Some(Recipient::Callback),
-            Expected::InOrder { next, .. } => match next.pop_front()? {
-                Next::Call(promise) if promise.is_wanted() => Some(Recipient::Call(promise)),
-                Next::Call(_) => Some(Recipient::Nobody),
+            Expected::InOrder { next, calls, .. } => match next.pop_front()? {
+                Next::Call(call) => {
+                    *calls -= 1;
+                    Some(call.into_recipient())
+                }
                 Next::Streamed(_) => None,
             },
             Expected::ById { streamed, numbers, .. } if id == numbers.streamed() => {
                 *streamed = streamed.checked_sub(1)?;
                 Some(Recipient::Callback)
             }
-            Expected::ById { calls, numbers, .. } => {
-                let (key, used) = numbers.parts(id);
-                // A response that comes after its call timed out has no entry any more.
-                if calls.get(key).is_none_or(|(uses, _)| *uses != used) {
-                    return Some(Recipient::Nobody);
-                }
-                let (_, promise) = calls.remove(key);
-                Some(if promise.is_wanted() { Recipient::Call(promise) } else { Recipient::Nobody })
+            // A response that comes after its call timed out has no entry any more.
+            Expected::ById { .. } => {
+                Some(self.forget(id).map_or(Recipient::Unknown, InFlight::into_recipient))
             }
         }
     }
 
-    /// Makes room for other calls where that needs no response: those that timed out.
-    pub(in crate::rpc) fn forget_unwanted(&mut self) {
-        if let Expected::ById { calls, .. } = self {
-            calls.retain(|_, (_, promise)| promise.is_wanted());
-        }
+    /// Takes the call with this id out, if it is in flight: where there are ids, one that is given up makes room for another.
+    pub(in crate::rpc) fn forget(&mut self, id: u64) -> Option<InFlight<Req, Res>> {
+        let Expected::ById { calls, numbers, .. } = self else { return None };
+        let (key, used) = numbers.parts(id);
+        calls.get(key).filter(|(uses, _)| *uses == used)?;
+        Some(calls.remove(key).1)
     }
 
     /// Nothing more will come.
-    pub(in crate::rpc) fn lose(&mut self, reason: &Arc<str>) {
+    pub(in crate::rpc) fn lose(&mut self, cause: &Cause) {
+        self.drain().into_iter().for_each(|call| call.promise.lose(cause));
+    }
+
+    /// Nothing more will come, and what was not answered was not taken. Those that were kept, in the order in which they were
+    /// sent; the others are told.
+    pub(in crate::rpc) fn take_back(&mut self, cause: &Cause) -> VecDeque<Pending<Req, Res>> {
+        let mut back = VecDeque::new();
+        for InFlight { promise, kept } in self.drain() {
+            promise.was_not_sent();
+            match kept {
+                Some((request, _)) if promise.is_wanted() => back.push_back(Pending { request, promise }),
+                _ => promise.fail(CallError::NotSent(cause.clone())),
+            }
+        }
+        back
+    }
+
+    /// All calls, in the order in which they were sent; the streamed requests are forgotten.
+    fn drain(&mut self) -> Vec<InFlight<Req, Res>> {
         match self {
-            Expected::InOrder { next, tail } => {
-                *tail = 0;
-                next.drain(..).for_each(|next| match next {
-                    Next::Streamed(_) => {}
-                    Next::Call(promise) => promise.lose(reason),
+            Expected::InOrder { next, calls, tail } => {
+                (*tail, *calls) = (0, 0);
+                let calls = next.drain(..).filter_map(|next| match next {
+                    Next::Streamed(_) => None,
+                    Next::Call(call) => Some(call),
                 });
+                calls.collect()
             }
-            Expected::ById { calls, streamed, .. } => {
+            Expected::ById { calls, uses, streamed, numbers } => {
                 *streamed = 0;
-                calls.drain().for_each(|(_, promise)| promise.lose(reason));
+                let mut all: Vec<_> = calls.drain().collect();
+                // The number goes round: what was used last is the nearest to `uses` from below.
+                all.sort_by_key(|(used, _)| std::cmp::Reverse(numbers.age(*used, *uses)));
+                all.into_iter().map(|(_, call)| call).collect()
             }
-            Expected::Uncorrelated => {}
+            Expected::Uncorrelated => Vec::new(),
         }
     }
 }
 
-impl<Res> Next<Res> {
+impl<Req, Res> Next<Req, Res> {
     fn streamed(&self) -> u64 {
         match self {
             Next::Streamed(count) => *count,
@@ -212,14 +250,18 @@ impl<Res> Next<Res> {
     }
 
     fn is_wanted_call(&self) -> bool {
-        matches!(self, Next::Call(promise) if promise.is_wanted())
+        matches!(self, Next::Call(call) if call.promise.is_wanted())
+    }
+}
+
+impl<Req, Res> InFlight<Req, Res> {
+    fn into_recipient(self) -> Recipient<Req, Res> {
+        if self.promise.is_wanted() { Recipient::Call(self) } else { Recipient::Nobody(self) }
     }
 
-    fn requests(&self) -> u64 {
-        match self {
-            Next::Streamed(count) => *count,
-            Next::Call(_) => 1,
-        }
+    /// Bytes on the wire, if the request is kept.
+    pub(in crate::rpc) fn kept_bytes(&self) -> usize {
+        self.kept.as_ref().map_or(0, |(_, bytes)| *bytes)
     }
 }
 
@@ -254,6 +296,11 @@ impl Numbers {
 
     fn next_use(self, uses: u64) -> u64 {
         (uses + 1) & (self.max >> self.key_bits)
+    }
+
+    /// How long ago an entry was used, when this is the next use.
+    fn age(self, used: u64, next: u64) -> u64 {
+        next.wrapping_sub(used) & (self.max >> self.key_bits)
     }
 
     fn parts(self, number: u64) -> (usize, u64) {

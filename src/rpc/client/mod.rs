@@ -1,64 +1,84 @@
 //! The client as the application holds it.
 
+pub(super) mod builder;
 pub(super) mod call;
 pub(super) mod caller;
+pub(super) mod connect;
 pub(super) mod deadlines;
 pub(super) mod engine;
 pub(super) mod expected;
 pub(super) mod gate;
 pub(super) mod requester;
 pub(super) mod sender;
+pub(super) mod state;
 pub(super) mod target;
+pub(super) mod waiters;
 
-use crate::batch::{Batcher, CloseError, Producer, PushError};
+use crate::batch::{Batcher, Producer, PushError};
 use crate::codec::{Matching, Protocol, Request, Response, ResponseRef};
 use crate::error::Result;
 use crate::net::Runtime;
 use crate::reactor::ToAddresses;
 use crate::rpc::options::ClientOptions;
-use crate::rpc::{CallError, Unfinished};
+use crate::rpc::{CallError, Cause, SendError, Unfinished};
+use crate::waiting;
+use builder::ClientBuilder;
 use call::Call;
-use caller::{Caller, NoCaller};
-use deadlines::Deadlines;
-use engine::Engine;
-use expected::Numbers;
-use gate::Gate;
-use requester::Requester;
-use std::collections::VecDeque;
+use caller::Caller;
+use gate::{Gate, Ticket, boxed};
 use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use target::Target;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use target::ClientState;
+use waiters::Push;
 
 /// A connection to a [`Server`](crate::rpc::Server), for any number of threads and tasks. Cheap to clone.
 ///
-/// Three ways to make requests, which can be mixed: [`call`](Self::call) for a response that one waits for,
-/// [`producer`](Self::producer) and [`push`](Self::push) for streams of requests whose responses go to the callback, and a
-/// [`Caller`] on the reactor itself.
+/// | way in | where the response goes | when there is no room |
+/// | --- | --- | --- |
+/// | [`call`](Self::call) | to the [`Call`], which is awaited, or [waited](Call::wait) for | it is on its way all the same |
+/// | [`send`](Self::send), [`try_send`](Self::try_send) | to a callback of its own | waits, hands it back |
+/// | [`push`](Self::push), [`push_async`](Self::push_async), [`try_push`](Self::try_push) | to the client's callback or [`Caller`] | waits, awaits, hands it back |
+/// | [`producer`](Self::producer) | to the client's callback or [`Caller`] | as for pushes |
+/// | [`Requests`](crate::rpc::Requests), on the reactor itself | to the [`Caller`] | see there |
 ///
-/// When the last clone and the last producer are dropped, the connection is closed behind what was accepted.
+/// What one thread asks for through the client, in the first three ways, goes out in its order. A producer has an order of its
+/// own: between it and anything else there is none.
+///
+/// On a reactor's own thread nothing here waits: what would, returns an error there at once.
+///
+/// When the last clone and the last producer are dropped, the connection is closed behind what was accepted, within
+/// [`ClientOptions::close_timeout`].
 pub struct Client<P: Protocol> {
     gate: Arc<Gate<Request<P>, Response<P>>>,
     streamed: Batcher<Request<P>>,
+    lingers: bool,
+    call_timeout: Option<Duration>,
     _closes: Arc<StopsOnDrop<P>>,
 }
 
-/// Stops the calls' side when the last client is gone; the batcher of streamed requests does that by itself.
+/// Stops the queue when the last client is gone; the batcher of producers does that by itself.
 struct StopsOnDrop<P: Protocol>(Arc<Gate<Request<P>, Response<P>>>);
 
 impl<P: Protocol> Drop for StopsOnDrop<P> {
     fn drop(&mut self) {
         self.0.stop_accepting();
+        self.0.target().notify();
     }
 }
 
 impl<P: Protocol> Client<P> {
     /// Connects to the first of `address`'s addresses that answers, and waits for that. Responses that are not a call's are
-    /// thrown away.
+    /// thrown away. As [`ClientBuilder::connect`].
     pub fn connect(runtime: &Runtime, address: impl ToAddresses, protocol: P) -> Result<Self> {
-        Self::connect_caller(runtime, &ClientOptions::default(), address, protocol, NoCaller)
+        Self::builder(protocol).connect(runtime, address)
     }
 
-    /// Connects; `callback` is called on the reactor for each response that is not a call's.
+    /// Connects; `callback` is called on the reactor for each response that is not a call's. As [`ClientBuilder::connect`].
     pub fn connect_with(
         runtime: &Runtime,
         options: &ClientOptions,
@@ -66,10 +86,10 @@ impl<P: Protocol> Client<P> {
         protocol: P,
         callback: impl FnMut(ResponseRef<'_, P>) + Send + 'static,
     ) -> Result<Self> {
-        Self::connect_caller(runtime, options, address, protocol, callback)
+        Self::builder(protocol).options(options.clone()).on_response(callback).connect(runtime, address)
     }
 
-    /// Connects, with a [`Caller`] that can make requests on the reactor itself.
+    /// Connects, with a [`Caller`] that can make requests on the reactor itself. As [`ClientBuilder::connect`].
     pub fn connect_caller(
         runtime: &Runtime,
         options: &ClientOptions,
@@ -77,88 +97,121 @@ impl<P: Protocol> Client<P> {
         protocol: P,
         caller: impl Caller<P>,
     ) -> Result<Self> {
-        options.check()?;
-        let addresses = address.to_addresses()?;
-        let target = Arc::new(Target::default());
-        let notify = || {
-            let target = target.clone();
-            Arc::new(move || target.notify())
-        };
-        let (calls, calls_consumer) = Batcher::builder().lane(CALL_LANE).build_with_notify(notify());
-        let mut queue = Batcher::builder().lane(options.lane).batch(options.batch);
-        if let Some(linger) = options.linger {
-            // The engine minds the time; the batcher has to know that there may be something to flush.
-            queue = queue.linger(linger);
-        }
-        let (streamed, streamed_consumer) = queue.build_with_notify(notify());
-        let index = options.reactor.unwrap_or_else(|| runtime.next_reactor());
-        let reactor = runtime.reactor(index).clone();
-        let gate = Gate::new(calls, Deadlines::new(reactor.clone(), target.clone()), target.clone());
-        let engine = Engine {
-            protocol,
-            caller,
-            calls: calls_consumer,
-            streamed: streamed_consumer,
-            gate: gate.clone(),
-            target,
-            options: options.clone().most_calls(Numbers::of::<P::Correlation>().most_calls()),
-            addresses: addresses.clone(),
-            reactor,
-            attempt: 0,
-            stopping: false,
-            lingers_until: None,
-            flushing: false,
-            unsent_calls: VecDeque::new(),
-            unsent: Vec::new(),
-            lost: 0,
-            loss: None,
-            ended: false,
-        };
-        runtime.connect_on(index, &options.connection(), addresses, move || Requester::new(engine))?;
-        Ok(Client { gate: gate.clone(), streamed, _closes: Arc::new(StopsOnDrop(gate)) })
+        Self::builder(protocol).options(options.clone()).caller(caller).connect(runtime, address)
+    }
+
+    /// Sets up a client: options, callbacks, and ways to connect.
+    pub fn builder(protocol: P) -> ClientBuilder<P> {
+        ClientBuilder::new(protocol)
     }
 
     /// Makes a request, which is on its way at once, and returns the future of its response: await it on any executor, or
     /// [`wait`](Call::wait) for it. Calls of several threads share batches.
+    ///
+    /// It fails at [`ClientOptions::call_timeout`], unless [`Call::timeout`] says otherwise.
     pub fn call(&self, request: Request<P>) -> Call<Request<P>, Response<P>>
     where
         P::Correlation: Matching,
     {
-        Call::new(self.gate.clone(), request)
+        Call::new(self.gate.clone(), request, self.call_timeout)
     }
 
-    /// Makes a request, and calls `callback` with what comes of it, on the reactor; at once if the client is closed. Waits while
-    /// there is no room.
+    /// Makes a request, and calls `callback` with what comes of it, on the reactor; here and now if the client is closed. Waits while
+    /// there is no room. [`ClientOptions::call_timeout`] is its time limit.
+    ///
+    /// # Errors
+    ///
+    /// On a reactor's own thread it returns at once with the request and the callback: there, use
+    /// [`try_send`](Self::try_send).
     pub fn send(
         &self,
         request: Request<P>,
         callback: impl FnOnce(std::result::Result<Response<P>, CallError>) + Send + 'static,
-    ) where
+    ) -> std::result::Result<(), SendError<Request<P>, Response<P>>>
+    where
         P::Correlation: Matching,
     {
-        self.gate.send(request, Box::new(callback));
+        self.gate.send(request, boxed(callback), self.call_timeout, true)
+    }
+
+    /// As [`send`](Self::send), if there is room now: for services that forward, and other callbacks on a reactor.
+    ///
+    /// # Errors
+    ///
+    /// There is no room: the request and its callback come back, and [`when_room`](Self::when_room) tells when to try again.
+    /// The callback of an earlier attempt can be given as it is.
+    pub fn try_send(
+        &self,
+        request: Request<P>,
+        callback: impl FnOnce(std::result::Result<Response<P>, CallError>) + Send + 'static,
+    ) -> std::result::Result<(), SendError<Request<P>, Response<P>>>
+    where
+        P::Correlation: Matching,
+    {
+        self.gate.send(request, boxed(callback), self.call_timeout, false)
+    }
+
+    /// Calls `action` once, on the client's reactor, when there may be room for what [`try_send`](Self::try_send) or
+    /// [`try_push`](Self::try_push) refused; here and now if the client has ended. Others may be faster: then ask again. It is meant
+    /// for a [`Handle::notify`](crate::reactor::Handle::notify), a waker or the like.
+    pub fn when_room(&self, action: impl FnOnce() + Send + 'static) {
+        self.gate.when_room(Box::new(action));
     }
 
     /// A way in for one thread: a push is a store, with no lock and no atomic read-modify-write. The responses go to the
-    /// client's callback.
+    /// client's callback. It keeps the connection open, as a clone of the client does.
     pub fn producer(&self) -> Producer<Request<P>> {
-        self.streamed.producer()
+        let producer = self.streamed.producer();
+        if self.lingers {
+            // One more lane over which a batch may be spread.
+            self.gate.target().notify();
+        }
+        producer
     }
 
     /// Makes a request whose response goes to the client's callback, from any thread. Waits while there is no room. A
     /// [`producer`](Self::producer) is faster.
+    ///
+    /// # Errors
+    ///
+    /// The client is closed; or this is a reactor's own thread, where [`try_push`](Self::try_push) and
+    /// [`push_async`](Self::push_async) do not wait. The request comes back.
     pub fn push(&self, request: Request<P>) -> std::result::Result<(), PushError<Request<P>>> {
-        self.streamed.push(request)
+        if waiting::is_forbidden() {
+            return Err(PushError::WouldDeadlock(request));
+        }
+        let Some((_, admission)) = self.gate.push(request)? else { return Ok(()) };
+        match admission.wait_until(None) {
+            Some(Err(request)) => Err(PushError::Closed(request)),
+            Some(Ok(())) | None => Ok(()),
+        }
+    }
+
+    /// Makes a request as [`push`](Self::push) does, without blocking the thread.
+    pub fn push_async(&self, request: Request<P>) -> Push<Request<P>, Response<P>> {
+        Push::new(self.gate.clone(), request)
     }
 
     /// Makes a request as [`push`](Self::push) does, if there is room now.
+    ///
+    /// # Errors
+    ///
+    /// There is no room, or the client is closed. The request comes back.
     pub fn try_push(&self, request: Request<P>) -> std::result::Result<(), PushError<Request<P>>> {
-        self.streamed.try_push(request)
+        self.gate.try_push(request)
     }
 
-    /// The queue behind [`push`](Self::push) and [`producer`](Self::producer), for its other ways in.
-    pub fn batcher(&self) -> &Batcher<Request<P>> {
-        &self.streamed
+    /// Makes all of these requests in their order, as [`push`](Self::push) does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`push`](Self::push), with the first request that was not accepted; those behind it are still in the iterator
+    /// (pass it by reference to keep them).
+    pub fn push_all(
+        &self,
+        requests: impl IntoIterator<Item = Request<P>>,
+    ) -> std::result::Result<(), PushError<Request<P>>> {
+        requests.into_iter().try_for_each(|request| self.push(request))
     }
 
     /// Lets requests that linger leave now.
@@ -166,39 +219,124 @@ impl<P: Protocol> Client<P> {
         self.streamed.flush();
     }
 
-    /// Accepts no more requests, waits until everything accepted was answered and the connection has ended, or says what was
-    /// not. Not for a reactor's own thread.
+    /// Stops reading: responses wait at the server, which by and by takes no more requests. Holds for the connections to come as
+    /// well, until [`resume_responses`](Self::resume_responses). Those that have arrived may still be handed out; on the reactor
+    /// itself, [`Requests::pause_responses`](crate::rpc::Requests::pause_responses) has the very next one wait.
+    pub fn pause_responses(&self) {
+        self.gate.target().pause(true);
+    }
+
+    /// Reads again.
+    pub fn resume_responses(&self) {
+        self.gate.target().pause(false);
+    }
+
+    /// Accepts no more requests, waits until everything accepted was answered, or says what was not. The output is not ended
+    /// before the last response has come. After [`ClientOptions::close_timeout`] the connection is cut off.
+    ///
+    /// # Errors
+    ///
+    /// What was not sent, or not answered. On a reactor's own thread it does not wait: the client closes, and the error is of the
+    /// kind [`Deadlock`](io::ErrorKind::Deadlock) unless it has ended already. There, await
+    /// [`close_async`](Self::close_async), or use [`stop_accepting`](Self::stop_accepting).
     pub fn close(&self) -> std::result::Result<(), Unfinished> {
-        self.gate.stop_accepting();
-        self.streamed.stop_accepting();
+        self.stop_accepting();
+        if waiting::is_forbidden() && !self.gate.has_ended() {
+            let text = "Client::close would wait on a reactor's own thread, for what only that thread can do: await \
+                        Client::close_async, or use Client::stop_accepting";
+            let cause = Cause::new(io::ErrorKind::Deadlock, text);
+            return Err(Unfinished { cause, unanswered: 0, unsent: 0, not_encoded: 0 });
+        }
         self.gate.wait_for_end()
     }
 
-    /// After a [`close`](Self::close) that failed: the pushed requests that were accepted and never sent.
-    pub fn take_unsent(&self) -> Vec<Request<P>> {
-        if !self.gate.has_ended() {
-            return Vec::new();
-        }
-        self.streamed.close().map_or_else(CloseError::into_undelivered, |()| Vec::new())
+    /// Closes as [`close`](Self::close) does, without blocking the thread. It closes whether this is awaited or not.
+    pub fn close_async(&self) -> Closing<P> {
+        self.stop_accepting();
+        Closing { gate: self.gate.clone(), ticket: None }
     }
 
-    /// Whether the connection has ended for good.
+    /// Accepts no more requests, and does not wait; what was accepted is still sent and answered, and then the connection is
+    /// closed.
+    pub fn stop_accepting(&self) {
+        self.gate.stop_accepting();
+        self.streamed.stop_accepting();
+    }
+
+    /// Ends the client at once: the connection is reset, calls fail, and what was not sent can be
+    /// [taken back](Self::take_unsent). [`close`](Self::close) tells when that is done.
+    pub fn abort(&self) {
+        self.stop_accepting();
+        self.gate.target().abort();
+    }
+
+    /// Once the client has ended: the pushed requests that were accepted and never sent.
+    pub fn take_unsent(&self) -> Vec<Request<P>> {
+        self.gate.take_unsent()
+    }
+
+    /// Where it is with its connection.
+    pub fn state(&self) -> ClientState {
+        if self.is_closed() { ClientState::Closed } else { self.gate.target().state() }
+    }
+
+    /// Whether no more requests are accepted.
+    pub fn is_closing(&self) -> bool {
+        self.gate.is_closed()
+    }
+
+    /// Whether the client has ended for good.
     pub fn is_closed(&self) -> bool {
         self.gate.has_ended()
     }
 }
 
-/// Calls that wait to be taken by the reactor, of each thread.
-const CALL_LANE: usize = 4096;
-
 impl<P: Protocol> Clone for Client<P> {
     fn clone(&self) -> Self {
-        Client { gate: self.gate.clone(), streamed: self.streamed.clone(), _closes: self._closes.clone() }
+        Client {
+            gate: self.gate.clone(),
+            streamed: self.streamed.clone(),
+            lingers: self.lingers,
+            call_timeout: self.call_timeout,
+            _closes: self._closes.clone(),
+        }
     }
 }
 
 impl<P: Protocol> fmt::Debug for Client<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("closed", &self.is_closed()).finish_non_exhaustive()
+        f.debug_struct("Client").field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+/// A client that closes; from [`Client::close_async`].
+#[must_use = "whoever drops this does not hear how it ended"]
+pub struct Closing<P: Protocol> {
+    gate: Arc<Gate<Request<P>, Response<P>>>,
+    ticket: Option<Ticket>,
+}
+
+impl<P: Protocol> Unpin for Closing<P> {}
+
+impl<P: Protocol> Future for Closing<P> {
+    type Output = std::result::Result<(), Unfinished>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Closing { gate, ticket } = &mut *self;
+        gate.poll_end(ticket, context.waker()).map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl<P: Protocol> Drop for Closing<P> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.gate.stop_waiting_for_end(ticket);
+        }
+    }
+}
+
+impl<P: Protocol> fmt::Debug for Closing<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Closing").field("ended", &self.gate.has_ended()).finish_non_exhaustive()
     }
 }

@@ -1,78 +1,111 @@
 //! The client's handler of one connection: requests from the lanes out, responses in.
 
 use super::caller::{Caller, Requests};
-use super::engine::{Disconnected, Engine, Linger};
+use super::connect::{Disconnected, Slot};
+use super::engine::Engine;
 use super::expected::{Expected, Recipient};
 use super::sender::Sender;
-use crate::codec::{Correlation, CorrelationKind, Decode, Decoded, Protocol, Response};
+use crate::codec::{Correlation, CorrelationKind, Decode, Decoded, Protocol, Request, Response};
 use crate::reactor::{CloseReason, Handler, Io};
+use crate::rpc::Cause;
 use crate::rpc::notice::{self, Notice};
-use std::sync::Arc;
+use std::io::ErrorKind;
+use std::time::Instant;
 
 pub(in crate::rpc) struct Requester<P: Protocol, K: Caller<P>> {
+    /// Where the engine is until the connection is open, and at which of the addresses this is.
+    slot: Slot<P, K>,
+    tried: usize,
     /// Goes on to the next connection when this one is lost.
     engine: Option<Engine<P, K>>,
     requests: P::RequestCodec,
     responses: P::ResponseCodec,
-    expected: Expected<Response<P>>,
-    opened: bool,
+    expected: Expected<Request<P>, Response<P>>,
+    /// Bytes of requests in flight that are kept to be sent again.
+    kept: usize,
+    opened: Option<Instant>,
+    /// A response has come.
+    proved: bool,
     /// There was no room for more output when it was last looked at. Then the kernel's taking it is what to wait for.
     is_full: bool,
+    /// Whether what producers pushed goes first when both find room.
+    streamed_first: bool,
     /// Everything was sent and nothing more will be.
     finishing: bool,
-    /// The server sends no more.
-    input_ended: bool,
-    /// What this side found wrong.
-    fault: Option<String>,
+    /// A part of a response is all that there is.
+    mid_response: bool,
+    /// The server said that it answered everything that it took.
+    goodbye: bool,
+    /// Whether the connection's timer is set, and for when.
+    timer: Option<Instant>,
+    /// What this side found wrong, or why it ends.
+    fault: Option<Cause>,
     /// Requests that are known to remain without a response, and how many of these were pushed.
     unanswered: u64,
     unanswered_pushed: u64,
 }
 
 impl<P: Protocol, K: Caller<P>> Requester<P, K> {
-    pub(in crate::rpc) fn new(engine: Engine<P, K>) -> Self {
+    pub(in crate::rpc) fn new(
+        slot: Slot<P, K>,
+        tried: usize,
+        requests: P::RequestCodec,
+        responses: P::ResponseCodec,
+        expected: Expected<Request<P>, Response<P>>,
+    ) -> Self {
         Requester {
-            requests: engine.protocol.request_codec(),
-            responses: engine.protocol.response_codec(),
-            expected: Expected::of::<P::Correlation>(),
-            engine: Some(engine),
-            opened: false,
+            slot,
+            tried,
+            engine: None,
+            requests,
+            responses,
+            expected,
+            kept: 0,
+            opened: None,
+            proved: false,
             is_full: false,
+            streamed_first: false,
             finishing: false,
-            input_ended: false,
+            mid_response: false,
+            goodbye: false,
+            timer: None,
             fault: None,
             unanswered: 0,
             unanswered_pushed: 0,
         }
     }
 
+    // Requests out.
+
     /// Takes requests over while there is room for them. Whether there were any, or anything else was done to the connection.
     fn pump(&mut self, io: &mut Io<'_>) -> bool {
+        if io.is_closing() {
+            // What was taken now would go nowhere.
+            return false;
+        }
         let Some(engine) = &mut self.engine else { return false };
         let (mut any, room) = (false, engine.options.room(io.pending()));
         self.is_full = room == 0;
-        if room > 0 && !self.finishing {
-            let lets_streamed_go = match engine.lingers(io.now()) {
-                Linger::Over => true,
-                Linger::Begins(rest) => {
-                    io.set_timer(rest);
-                    any = true;
-                    false
-                }
-                Linger::GoesOn => false,
-            };
+        if room > 0 && !self.finishing && engine.may_leave(io.now()) {
+            let keeps =
+                if engine.options.keeps::<P::Correlation>() { engine.options.resend_bytes } else { 0 };
             let out = io.out();
             let full = out.len() + room;
-            let mut sender =
-                Sender { engine, codec: &mut self.requests, expected: &mut self.expected, out, full };
-            any |= sender.take_calls();
-            if lets_streamed_go {
-                let (found, fault) = sender.take_streamed();
-                any |= found;
-                self.fault = fault;
+            let (codec, expected, kept) = (&mut self.requests, &mut self.expected, &mut self.kept);
+            let mut sender = Sender { engine, codec, expected, out, full, kept, keeps };
+            sender.forget_given_up();
+            // Whoever comes second may find no room, so they take turns.
+            if self.streamed_first {
+                any |= sender.take_streamed();
+                any |= sender.take_queued();
+            } else {
+                any |= sender.take_queued();
+                any |= sender.take_streamed();
             }
             self.is_full = sender.out.len() >= full;
+            self.streamed_first ^= self.is_full;
         }
+        any |= self.set_timer(io);
         any | self.finish_if_done(io)
     }
 
@@ -85,22 +118,43 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
         io.poll_me();
     }
 
-    /// Ends the output once the client was closed and everything accepted was sent, and the connection once everything was
-    /// answered: the server need not be asked for its consent. Whether it did either.
+    /// One timer for what comes first: the end of lingering, or the latest end of a closed client. Whether it was set anew.
+    fn set_timer(&mut self, io: &mut Io<'_>) -> bool {
+        let Some(engine) = &mut self.engine else { return false };
+        let deadlines = [engine.lingers_until, engine.stop_deadline(io.now())];
+        let next = deadlines.into_iter().flatten().min();
+        if next == self.timer {
+            return false;
+        }
+        self.timer = next;
+        match next {
+            Some(at) => io.set_timer(at.saturating_duration_since(io.now())),
+            None => io.clear_timer(),
+        }
+        true
+    }
+
+    /// Ends the connection once the client was closed, everything accepted was sent, and everything was answered: the server need
+    /// not be asked for its consent. Until then the output is not ended, for many a server takes that for the end of the
+    /// connection; only where nobody knows what is answered, the server has to be told so. Whether it did either.
     fn finish_if_done(&mut self, io: &mut Io<'_>) -> bool {
         let Some(engine) = &mut self.engine else { return false };
-        let ends = !self.finishing && (self.fault.is_some() || engine.is_finished());
+        let ends = !self.finishing && engine.is_finished();
         if ends {
             self.finishing = true;
-            io.shutdown_write();
+            if P::Correlation::KIND == CorrelationKind::Uncorrelated {
+                io.shutdown_write();
+            }
         }
         if !self.finishing {
             return false;
         }
         engine.target.watch_calls();
         let closes = !self.expected.is_awaited();
-        if closes {
+        if closes && let Some(engine) = self.engine.take() {
+            // The rest of the connection's life is nobody's concern.
             io.close();
+            engine.finish();
         }
         ends || closes
     }
@@ -109,75 +163,123 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
         self.engine.as_ref().is_some_and(|engine| self.expected.calls() < engine.options.calls_in_flight)
     }
 
-    /// No response will come any more.
-    fn lose(&mut self, reason: &Arc<str>) {
-        self.unanswered += self.expected.awaited_requests();
-        self.unanswered_pushed += self.expected.streamed_requests();
-        self.expected.lose(reason);
-    }
+    // Responses in.
 
-    fn receive(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> Result<(usize, usize), String> {
+    /// Hands the responses out that have arrived: how many bytes they were, and how many there must be for the next one.
+    fn receive(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> Result<(usize, usize), Cause> {
         let Some(engine) = &mut self.engine else { return Ok((bytes.len(), 0)) };
-        let room = engine.options.room(io.pending());
+        let (room, limit) = (engine.options.room(io.pending()), engine.options.input_limit());
         let (codec, expected, accepts) = (&mut self.requests, &mut self.expected, !self.finishing);
-        let mut requests = Requests::<P>::new(codec, expected, io.out(), room, accepts);
-        let mut consumed = 0;
-        loop {
-            if P::Correlation::HAS_NOTICES && Notice::begins(&bytes[consumed..]) {
-                match Notice::decode(&bytes[consumed..])? {
-                    None => return Ok((consumed, notice::BYTES)),
-                    Some(Notice::Goodbye { .. }) => {}
-                    Some(Notice::WithoutResponse { id, why }) => match requests.recipient(id) {
-                        Some(Recipient::Call(promise)) => promise.lose(&Arc::from(why.text())),
+        let mut requests = Requests::<P>::new(codec, expected, io.out(), room, accepts, &engine.target);
+        requests.input = bytes;
+        let wanted = loop {
+            let input = requests.input;
+            if P::Correlation::HAS_NOTICES && Notice::begins(input) {
+                let Some(notice) =
+                    Notice::decode(input).map_err(|text| Cause::new(ErrorKind::InvalidData, text))?
+                else {
+                    break notice::BYTES;
+                };
+                requests.input = &input[notice::BYTES..];
+                match notice {
+                    Notice::Goodbye { .. } => self.goodbye = true,
+                    Notice::WithoutResponse { id, why } => match requests.recipient(id) {
+                        Some(Recipient::Call(call)) => {
+                            self.kept -= call.kept_bytes();
+                            call.promise.lose(&Cause::new(ErrorKind::Other, why.text()));
+                        }
                         Some(Recipient::Callback) => {
                             self.unanswered += 1;
                             self.unanswered_pushed += 1;
                         }
-                        Some(Recipient::Nobody) => {}
-                        None => return Err("the server refused what nobody asked for".to_owned()),
+                        Some(Recipient::Nobody(call)) => self.kept -= call.kept_bytes(),
+                        Some(Recipient::Unknown) => {}
+                        None => return Err(fault("the server refused what nobody asked for")),
                     },
                 }
-                consumed += notice::BYTES;
                 continue;
             }
-            let decoded = P::Correlation::decode(&mut self.responses, &bytes[consumed..]);
-            let ((id, response), taken) = match decoded.map_err(|error| error.to_string())? {
+            let decoded = P::Correlation::decode(&mut self.responses, input);
+            let decoded = decoded.map_err(|error| Cause::new(ErrorKind::InvalidData, error.to_string()))?;
+            let ((id, response), taken) = match decoded {
                 Decoded::Item { item, consumed } => (item, consumed),
-                Decoded::NeedMore { at_least } => {
-                    return Ok((consumed, (bytes.len() - consumed).saturating_add(at_least)));
-                }
+                Decoded::NeedMore { at_least } => break input.len().saturating_add(at_least),
             };
-            consumed += taken;
+            requests.input = &input[taken..];
             match P::Correlation::number_of(id).and_then(|number| requests.recipient(number)) {
                 Some(Recipient::Callback) => engine.caller.on_response(&mut requests, response),
-                Some(Recipient::Call(promise)) => {
-                    promise.fulfil(<P::ResponseCodec as Decode>::into_owned(response));
+                Some(Recipient::Call(call)) => {
+                    self.kept -= call.kept_bytes();
+                    call.promise.fulfil(<P::ResponseCodec as Decode>::into_owned(response));
                 }
-                Some(Recipient::Nobody) => {}
-                None => return Err("the server sent a response to no request".to_owned()),
+                Some(Recipient::Nobody(call)) => self.kept -= call.kept_bytes(),
+                Some(Recipient::Unknown) => {}
+                None => return Err(fault("the server sent a response to no request")),
             }
+        };
+        let held = requests.held();
+        if !held.is_empty() {
+            return Ok((bytes.len() - held.len(), 0));
         }
+        if wanted > limit {
+            let text = format!(
+                "the server sends a response of at least {wanted} bytes; the limit is {limit} (`StreamOptions::input_limit`)"
+            );
+            return Err(Cause::new(ErrorKind::InvalidData, text));
+        }
+        Ok((bytes.len() - requests.input.len(), wanted))
     }
+
+    /// No response will come any more.
+    fn lose(&mut self, cause: &Cause) {
+        self.unanswered += self.expected.awaited_requests();
+        self.unanswered_pushed += self.expected.streamed_requests();
+        self.expected.lose(cause);
+        self.kept = 0;
+    }
+
+    /// Ends the connection at once.
+    fn abort(&mut self, io: &mut Io<'_>, cause: Cause) {
+        self.fault.get_or_insert(cause);
+        io.abort();
+    }
+}
+
+fn fault(text: &str) -> Cause {
+    Cause::new(ErrorKind::InvalidData, text)
 }
 
 impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
     fn on_open(&mut self, io: &mut Io<'_>) {
-        self.opened = true;
-        let Some(engine) = &mut self.engine else { return };
-        engine.target.connected(io.handle());
-        engine.attempt = 0;
-        let room = engine.options.room(io.pending());
-        let (codec, expected, accepts) = (&mut self.requests, &mut self.expected, !self.finishing);
-        engine.caller.on_open(&mut Requests::new(codec, expected, io.out(), room, accepts));
+        // The client may have ended in the meantime.
+        let Some(engine) = self.slot.take() else { return io.abort() };
+        let engine = self.engine.insert(engine);
+        self.opened = Some(io.now());
+        engine.next_address = (engine.next_address + 1) % engine.addresses.len();
         engine.wake_up();
-        io.poll_me();
+        engine.target.connected(io.handle());
+        if let Some(first) = engine.first.take() {
+            first.tell(Ok(()));
+        }
+        // Those of the connection before.
+        drop(engine.target.take_given_up());
+        let room = engine.options.room(io.pending());
+        let (codec, expected) = (&mut self.requests, &mut self.expected);
+        engine.caller.on_open(&mut Requests::new(codec, expected, io.out(), room, true, &engine.target));
+        self.on_notify(io);
     }
 
     fn on_bytes(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> usize {
         let calls_waited = !self.has_room_for_calls();
         match self.receive(io, bytes) {
             Ok((consumed, wanted)) => {
-                io.expect(wanted);
+                self.proved |= consumed > 0;
+                self.mid_response = consumed < bytes.len();
+                if self.engine.as_ref().is_some_and(|engine| engine.target.pauses()) {
+                    io.pause_reading();
+                } else {
+                    io.expect(wanted);
+                }
                 if self.finishing {
                     self.finish_if_done(io);
                 } else if calls_waited {
@@ -186,8 +288,7 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
                 consumed
             }
             Err(fault) => {
-                self.fault = Some(fault);
-                io.abort();
+                self.abort(io, fault);
                 bytes.len()
             }
         }
@@ -198,6 +299,15 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
     }
 
     fn on_notify(&mut self, io: &mut Io<'_>) {
+        let Some(engine) = &self.engine else { return };
+        if engine.target.aborts() {
+            return self.abort(io, Cause::new(ErrorKind::ConnectionAborted, "the client was aborted"));
+        }
+        if engine.target.pauses() {
+            io.pause_reading();
+        } else {
+            io.resume_reading();
+        }
         self.pump_from_now_on(io);
     }
 
@@ -208,6 +318,10 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
     }
 
     fn on_timer(&mut self, io: &mut Io<'_>) {
+        self.timer = None;
+        if self.engine.as_ref().is_some_and(|engine| engine.stop_deadline.is_some_and(|at| at <= io.now())) {
+            return self.abort(io, Cause::new(ErrorKind::TimedOut, "closing took too long"));
+        }
         self.pump_from_now_on(io);
     }
 
@@ -225,9 +339,20 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
     }
 
     fn on_end(&mut self, io: &mut Io<'_>) {
-        self.input_ended = true;
+        let ended = Cause::new(ErrorKind::UnexpectedEof, "the server ended it");
+        if let Some(engine) = &mut self.engine {
+            let clean = !self.mid_response && (self.goodbye || engine.options.peer_drains_cleanly);
+            if clean {
+                // Before what was not sent yet; nobody has to wait for those that were given up.
+                let mut back = self.expected.take_back(&ended);
+                self.kept = 0;
+                back.append(&mut engine.queued);
+                engine.queued = back;
+            }
+        }
         // Output may take its time yet, but nobody has to wait for that.
-        self.lose(&Arc::from(ENDED_BY_SERVER));
+        self.lose(&ended);
+        self.fault.get_or_insert(ended);
         io.close();
     }
 
@@ -240,26 +365,43 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
     }
 
     fn on_close(&mut self, reason: &CloseReason) {
-        let (faultless, clean) = (self.fault.is_none(), reason.is_clean());
-        let reason: Arc<str> = match self.fault.take() {
-            Some(fault) => fault.into(),
-            None if self.input_ended && clean => ENDED_BY_SERVER.into(),
-            None => reason.to_string().into(),
-        };
-        self.lose(&reason);
-        let Some(engine) = self.engine.take() else { return };
+        let Some(opened) = self.opened else { return self.slot.clone().failed(self.tried, reason) };
+        let panicked = matches!(reason, CloseReason::Panicked);
+        let cause = self.fault.take().filter(|_| !panicked).unwrap_or_else(|| cause_of(reason));
+        self.lose(&cause);
+        let Some(mut engine) = self.engine.take() else { return };
+        engine.uses = self.expected.uses();
+        (engine.lingers_until, engine.leaving) = (None, 0);
+        let lasted =
+            engine.options.reconnect.is_some_and(|policy| opened.elapsed() >= policy.proves_itself_after());
+        if self.proved || lasted {
+            engine.attempt = 0;
+        }
+        let timed_out = engine.stop_deadline.is_some_and(|at| at <= Instant::now());
+        let nothing_left = self.unanswered == 0 && engine.is_stopped() && engine.has_nothing_to_send();
         // Without correlation nobody knows what was answered, but everything may have arrived only if nothing failed.
-        let answered =
-            self.unanswered == 0 && (clean || P::Correlation::KIND != CorrelationKind::Uncorrelated);
+        let answered = P::Correlation::KIND != CorrelationKind::Uncorrelated || reason.is_clean();
+        if nothing_left && answered && !panicked && cause.kind() != ErrorKind::InvalidData {
+            return engine.finish();
+        }
         engine.disconnected(Disconnected {
-            reason,
-            was_open: self.opened,
-            finished: self.finishing,
-            complete: self.finishing && faultless && answered,
+            cause,
+            for_good: panicked || self.finishing || timed_out || nothing_left,
             unanswered: self.unanswered,
             unanswered_pushed: self.unanswered_pushed,
         });
     }
 }
 
-const ENDED_BY_SERVER: &str = "the server ended it";
+fn cause_of(reason: &CloseReason) -> Cause {
+    let kind = match reason {
+        CloseReason::Failed(error) | CloseReason::ConnectFailed(error) => error.kind(),
+        CloseReason::Aborted => ErrorKind::ConnectionAborted,
+        CloseReason::Shutdown => ErrorKind::NotConnected,
+        _ => ErrorKind::Other,
+    };
+    match reason {
+        CloseReason::Panicked => Cause::new(kind, "the client's caller or its codec panicked"),
+        reason => Cause::new(kind, reason.to_string()),
+    }
+}

@@ -1,30 +1,90 @@
-//! Whom to tell of what other threads did: the current connection.
+//! Whom to tell of what other threads did: the current connection, or what stands for it while there is none.
 
+use super::state::{NO_ID, Sent};
 use crate::reactor::Handle;
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-/// Where the queues' notifications go.
-#[derive(Debug, Default)]
+/// Where a client is with its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClientState {
+    /// It connects for the first time.
+    Connecting,
+    /// It has a connection.
+    Connected,
+    /// Its connection was lost, and it connects again. What is asked for waits.
+    Reconnecting,
+    /// It has ended.
+    Closed,
+}
+
+/// Where the queues' notifications go, and what the application wants of the connection.
+#[derive(Default)]
 pub(in crate::rpc) struct Target {
-    handle: Mutex<Option<Handle>>,
+    whom: Mutex<Whom>,
+    state: AtomicU8,
     /// The connection wants to hear of calls that nobody waits for any more.
     watches_calls: AtomicBool,
+    /// Ids of calls that were sent and that nobody waits for any more, where there are ids.
+    given_up: Mutex<Vec<u64>>,
+    has_given_up: AtomicBool,
+    pauses: AtomicBool,
+    aborts: AtomicBool,
+}
+
+#[derive(Clone, Default)]
+enum Whom {
+    #[default]
+    Nobody,
+    Connection(Handle),
+    /// There is no connection at the moment.
+    Meanwhile(Arc<dyn Fn() + Send + Sync>),
 }
 
 impl Target {
     pub(in crate::rpc) fn connected(&self, handle: Handle) {
-        *self.handle.lock() = Some(handle);
+        self.set(Whom::Connection(handle), ClientState::Connected);
     }
 
-    pub(in crate::rpc) fn disconnected(&self) {
-        *self.handle.lock() = None;
+    /// Between connections, `look` is called instead.
+    pub(in crate::rpc) fn meanwhile(&self, look: Arc<dyn Fn() + Send + Sync>) {
+        let first = matches!(*self.whom.lock(), Whom::Nobody) && self.state() == ClientState::Connecting;
+        let state = if first { ClientState::Connecting } else { ClientState::Reconnecting };
+        self.set(Whom::Meanwhile(look), state);
+    }
+
+    pub(in crate::rpc) fn ended(&self) {
+        self.set(Whom::Nobody, ClientState::Closed);
+    }
+
+    fn set(&self, whom: Whom, state: ClientState) {
+        let before = std::mem::replace(&mut *self.whom.lock(), whom);
+        self.state.store(state as u8, Ordering::Release);
+        drop(before);
+    }
+
+    pub(in crate::rpc) fn state(&self) -> ClientState {
+        match self.state.load(Ordering::Acquire) {
+            0 => ClientState::Connecting,
+            1 => ClientState::Connected,
+            2 => ClientState::Reconnecting,
+            _ => ClientState::Closed,
+        }
     }
 
     pub(in crate::rpc) fn notify(&self) {
-        if let Some(handle) = &*self.handle.lock() {
-            // A connection that has ended is not interested; the next one looks by itself.
-            let _ = handle.notify();
+        // Outside of the lock: this may wake a thread.
+        let whom = self.whom.lock().clone();
+        match whom {
+            Whom::Nobody => {}
+            Whom::Connection(handle) => {
+                // A connection that has ended is not interested; the next one looks by itself.
+                let _ = handle.notify();
+            }
+            Whom::Meanwhile(look) => look(),
         }
     }
 
@@ -36,9 +96,53 @@ impl Target {
 
     /// A call timed out or was cancelled. To be called behind the change of its state, whose lock orders this against
     /// [`watch_calls`](Self::watch_calls).
-    pub(in crate::rpc) fn call_given_up(&self) {
+    pub(in crate::rpc) fn call_given_up(&self, sent: Sent) {
+        if let Some(id) = sent.filter(|id| *id != NO_ID) {
+            self.given_up.lock().push(id);
+            self.has_given_up.store(true, Ordering::SeqCst);
+        }
         if self.watches_calls.load(Ordering::SeqCst) && self.watches_calls.swap(false, Ordering::SeqCst) {
             self.notify();
         }
+    }
+
+    /// The ids of calls that were given up since the last time. None may be missed that was given up before
+    /// [`watch_calls`](Self::watch_calls), which is to be called first.
+    pub(in crate::rpc) fn take_given_up(&self) -> Vec<u64> {
+        if self.has_given_up.load(Ordering::SeqCst) && self.has_given_up.swap(false, Ordering::SeqCst) {
+            std::mem::take(&mut *self.given_up.lock())
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Responses are to wait, or to come again.
+    pub(in crate::rpc) fn pause(&self, on: bool) {
+        self.pauses.store(on, Ordering::SeqCst);
+        self.notify();
+    }
+
+    pub(in crate::rpc) fn set_paused(&self) {
+        self.pauses.store(true, Ordering::SeqCst);
+    }
+
+    pub(in crate::rpc) fn pauses(&self) -> bool {
+        self.pauses.load(Ordering::SeqCst)
+    }
+
+    /// The client is to end at once.
+    pub(in crate::rpc) fn abort(&self) {
+        self.aborts.store(true, Ordering::SeqCst);
+        self.notify();
+    }
+
+    pub(in crate::rpc) fn aborts(&self) -> bool {
+        self.aborts.load(Ordering::SeqCst)
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Target").field("state", &self.state()).finish_non_exhaustive()
     }
 }

@@ -1,0 +1,230 @@
+//! What the one who made a call and the connection's handler share.
+
+use super::deadlines::{DeadlineKey, Deadlines};
+use crate::rpc::{CallError, Callback, Cause};
+use parking_lot::{Condvar, Mutex};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Weak};
+use std::task::Waker;
+use std::time::Instant;
+
+/// How far a call is. No foreign code runs under its lock: wakers, callbacks and responses are taken out first.
+pub(in crate::rpc) struct CallState<Res> {
+    inner: Mutex<Inner<Res>>,
+    changed: Condvar,
+}
+
+struct Inner<Res> {
+    outcome: Outcome<Res>,
+    waker: Option<Waker>,
+    callback: Option<Callback<Res>>,
+    /// The id under which it is in the connection's output, or [`NO_ID`].
+    sent: Option<u64>,
+    /// Of a callback's call, which has nobody else to take it away.
+    deadline: Option<(Weak<Deadlines<Res>>, DeadlineKey)>,
+}
+
+enum Outcome<Res> {
+    Pending,
+    Done(Result<Res, CallError>),
+    /// The caller has it, or wants it no more.
+    Over,
+}
+
+/// What a call is sent under where the protocol has no ids. No call has it where there are.
+pub(in crate::rpc) const NO_ID: u64 = u64::MAX;
+
+/// A request that is given up: whether it had been sent, and under which id.
+pub(in crate::rpc) type Sent = Option<u64>;
+
+impl<Res> CallState<Res> {
+    pub(in crate::rpc) fn new(callback: Option<Callback<Res>>) -> Arc<Self> {
+        let inner = Inner { outcome: Outcome::Pending, waker: None, callback, sent: None, deadline: None };
+        Arc::new(CallState { inner: Mutex::new(inner), changed: Condvar::new() })
+    }
+
+    fn is_pending(&self) -> bool {
+        matches!(self.inner.lock().outcome, Outcome::Pending)
+    }
+
+    pub(in crate::rpc) fn was_sent(&self) -> bool {
+        self.inner.lock().sent.is_some()
+    }
+
+    /// The callback, if it was not called.
+    pub(in crate::rpc) fn take_callback(&self) -> Option<Callback<Res>> {
+        self.inner.lock().callback.take()
+    }
+
+    /// Ends with the call, whatever comes of it.
+    pub(in crate::rpc) fn keep_deadline(&self, deadlines: &Arc<Deadlines<Res>>, key: DeadlineKey) {
+        let mut inner = self.inner.lock();
+        if matches!(inner.outcome, Outcome::Pending) {
+            inner.deadline = Some((Arc::downgrade(deadlines), key));
+        } else {
+            drop(inner);
+            deadlines.remove(key);
+        }
+    }
+
+    /// Ends the call, unless it has ended. `Some` if this did.
+    fn resolve(&self, outcome: impl FnOnce(bool) -> Result<Res, CallError>) -> Option<Sent> {
+        let mut inner = self.inner.lock();
+        if !matches!(inner.outcome, Outcome::Pending) {
+            return None;
+        }
+        let sent = inner.sent;
+        let outcome = outcome(sent.is_some());
+        let (callback, waker, deadline) = (inner.callback.take(), inner.waker.take(), inner.deadline.take());
+        let Some(callback) = callback else {
+            inner.outcome = Outcome::Done(outcome);
+            drop(inner);
+            self.changed.notify_one();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+            return Some(sent);
+        };
+        inner.outcome = Outcome::Over;
+        drop(inner);
+        if let Some((deadlines, key)) = deadline
+            && let Some(deadlines) = deadlines.upgrade()
+        {
+            deadlines.remove(key);
+        }
+        // Other calls may be waiting to be told behind this one.
+        if catch_unwind(AssertUnwindSafe(|| callback(outcome))).is_err() {
+            crate::log::callback_panicked();
+        }
+        Some(sent)
+    }
+
+    /// What came of it, if anything has. Otherwise `waker` is told, instead of the one before it.
+    pub(in crate::rpc) fn take(&self, waker: Option<&Waker>) -> Option<Result<Res, CallError>> {
+        let waker = waker.cloned();
+        let mut inner = self.inner.lock();
+        match std::mem::replace(&mut inner.outcome, Outcome::Over) {
+            Outcome::Done(result) => Some(result),
+            Outcome::Pending => {
+                inner.outcome = Outcome::Pending;
+                let before = waker.and_then(|waker| inner.waker.replace(waker));
+                drop(inner);
+                drop(before);
+                None
+            }
+            Outcome::Over => panic!("a call was polled after it had returned its response"),
+        }
+    }
+
+    /// Blocks until something came of it, or the deadline.
+    pub(in crate::rpc) fn wait_until(&self, deadline: Option<Instant>) -> Result<Res, CallError> {
+        let mut inner = self.inner.lock();
+        while matches!(inner.outcome, Outcome::Pending) {
+            match deadline {
+                None => self.changed.wait(&mut inner),
+                Some(deadline) if self.changed.wait_until(&mut inner, deadline).timed_out() => break,
+                Some(_) => {}
+            }
+        }
+        let sent = inner.sent.is_some();
+        drop(inner);
+        // Pending still: it is given up by whoever drops the call.
+        self.take(None).unwrap_or(Err(CallError::TimedOut { sent }))
+    }
+
+    /// The deadline has passed. `Some` if that ended the call.
+    pub(in crate::rpc) fn time_out(&self) -> Option<Sent> {
+        self.resolve(|sent| Err(CallError::TimedOut { sent }))
+    }
+
+    /// Nobody waits any more. `Some` if that ended the call.
+    pub(in crate::rpc) fn give_up(&self) -> Option<Sent> {
+        let mut inner = self.inner.lock();
+        let outcome = std::mem::replace(&mut inner.outcome, Outcome::Over);
+        let (waker, sent) = (inner.waker.take(), inner.sent);
+        drop(inner);
+        drop(waker);
+        matches!(outcome, Outcome::Pending).then_some(sent)
+    }
+}
+
+/// A request and where its response goes.
+pub(in crate::rpc) struct Pending<Req, Res> {
+    pub(in crate::rpc) request: Req,
+    pub(in crate::rpc) promise: Promise<Res>,
+}
+
+/// The handler's end of a call. Dropping it unresolved fails the call: none is left hanging.
+pub(in crate::rpc) struct Promise<Res>(Option<Arc<CallState<Res>>>);
+
+impl<Res> Promise<Res> {
+    pub(in crate::rpc) fn of(state: &Arc<CallState<Res>>) -> Self {
+        Promise(Some(state.clone()))
+    }
+
+    /// Of a request that is pushed: its response goes to the client's callback.
+    pub(in crate::rpc) fn nobodys() -> Self {
+        Promise(None)
+    }
+
+    pub(in crate::rpc) fn is_call(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Whether anybody still waits.
+    pub(in crate::rpc) fn is_wanted(&self) -> bool {
+        self.0.as_ref().is_some_and(|state| state.is_pending())
+    }
+
+    /// The request is in the connection's output, under this id.
+    pub(in crate::rpc) fn sent(&self, id: u64) {
+        if let Some(state) = &self.0 {
+            state.inner.lock().sent = Some(id);
+        }
+    }
+
+    /// The server did not take it.
+    pub(in crate::rpc) fn was_not_sent(&self) {
+        if let Some(state) = &self.0 {
+            state.inner.lock().sent = None;
+        }
+    }
+
+    /// The request goes back to the caller, who will try again.
+    pub(in crate::rpc) fn dissolve(mut self) {
+        self.0 = None;
+    }
+
+    pub(in crate::rpc) fn fulfil(self, response: Res) {
+        self.resolve(|_| Ok(response));
+    }
+
+    pub(in crate::rpc) fn fail(self, error: CallError) {
+        self.resolve(|_| Err(error));
+    }
+
+    /// There will be no response.
+    pub(in crate::rpc) fn lose(self, cause: &Cause) {
+        self.resolve(|sent| Err(lost(sent, cause.clone())));
+    }
+
+    fn resolve(mut self, outcome: impl FnOnce(bool) -> Result<Res, CallError>) {
+        if let Some(state) = self.0.take() {
+            state.resolve(outcome);
+        }
+    }
+}
+
+fn lost(sent: bool, cause: Cause) -> CallError {
+    if sent { CallError::Lost(cause) } else { CallError::NotSent(cause) }
+}
+
+impl<Res> Drop for Promise<Res> {
+    fn drop(&mut self) {
+        if let Some(state) = self.0.take() {
+            let closed = || Cause::new(io::ErrorKind::NotConnected, "the client was closed");
+            state.resolve(|sent| Err(lost(sent, closed())));
+        }
+    }
+}
