@@ -212,9 +212,7 @@ fn a_receive_that_changes_its_buffers_can_be_cancelled_at_any_time() {
                         armed = completion.more;
                         if let Ok(Received::Data(lent)) = result {
                             let right = |(at, byte): (usize, &u8)| *byte == ((received + at) % 251) as u8;
-                            assert!(
-                                uring.bytes(lent).iter().enumerate().all(|(at, byte)| right((at, byte)))
-                            );
+                            assert!(uring.bytes(lent).iter().enumerate().all(|(at, byte)| right((at, byte))));
                             uring.release(lent.buffer);
                             received += lent.len;
                         }
