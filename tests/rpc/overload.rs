@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 use trochus::codec::{Int32, LengthDelimited};
 use trochus::reactor::{Address, ListenOptions, StreamOptions};
 use trochus::rpc::{Client, ClientOptions, Reply, Server, ServerOptions};

@@ -356,11 +356,6 @@ impl<T> Reader<T> {
         self.lane.alarm.store(self.head.wrapping_add(length), Ordering::Relaxed);
     }
 
-    /// Whether half of the lane is full.
-    pub(crate) fn is_half_full(&self) -> bool {
-        self.pending() >= self.lane.capacity.div_ceil(2)
-    }
-
     /// Remembers where the lane ends now.
     pub(crate) fn set_mark(&mut self) {
         self.mark = self.end();
