@@ -113,7 +113,7 @@ pub const ACCEPTS_PER_TURN: usize = 64;
 
 /// Sockets that become ready of which one turn hears, on a backend that asks for readiness. With thousands of connections
 /// the turns stay short, and a turn's connections and buffers in the cache.
-pub const EVENTS_PER_TURN: usize = 64;
+pub const EVENTS_PER_TURN: usize = 32;
 
 /// Requests of one connection that may wait for a late reply.
 pub const REQUESTS_IN_PROGRESS: usize = 65_536;

@@ -237,6 +237,15 @@ impl Driver {
         each!(self, driver => driver.wait(timeout, into))
     }
 
+    /// Appends what was decided as it was submitted, for which nobody needs to enter the kernel.
+    pub(crate) fn take_decided(&mut self, into: &mut Vec<Completion>) {
+        match self {
+            #[cfg(target_os = "linux")]
+            Driver::Uring(driver) => driver.take_decided(into),
+            _ => {}
+        }
+    }
+
     pub(crate) fn waker(&self) -> DriverWaker {
         each!(self, driver => driver.waker())
     }

@@ -3,7 +3,7 @@
 use super::runtime::{ReactorInfo, Runtime, Worker};
 use super::watch::{OnFailure, ReactorFailure, Watch};
 use crate::config::{BusyPoll, LATENCY_BUSY_POLL, UringFeature};
-use crate::driver::{Backend, Capabilities};
+use crate::driver::Backend;
 use crate::error::{Error, Result};
 use crate::reactor::{self, Reactor, ReactorBuilder, ReactorHandle};
 use core_affinity::CoreId;
@@ -145,15 +145,13 @@ impl RuntimeBuilder {
 
 struct Starting {
     thread: JoinHandle<()>,
-    core: Option<CoreId>,
-    ready: mpsc::Receiver<Result<(ReactorHandle, Backend, Capabilities)>>,
+    ready: mpsc::Receiver<Result<(ReactorHandle, ReactorInfo)>>,
 }
 
 impl Starting {
     fn wait(self) -> Result<Worker> {
-        let Starting { thread, core, ready } = self;
-        let (handle, backend, capabilities) = ready.recv().unwrap_or(Err(Error::Stopped))?;
-        let info = ReactorInfo { backend, capabilities, core: core.map(|core| core.id) };
+        let Starting { thread, ready } = self;
+        let (handle, info) = ready.recv().unwrap_or(Err(Error::Stopped))?;
         Ok(Worker { handle, thread: Some(thread), info })
     }
 }
@@ -167,7 +165,13 @@ fn start(builder: ReactorBuilder, index: usize, core: Option<CoreId>, watch: Arc
         }
         match builder.build_alone() {
             Ok(reactor) => {
-                let _ = send.send(Ok((reactor.handle(), reactor.backend(), reactor.capabilities())));
+                let info = ReactorInfo {
+                    backend: reactor.backend(),
+                    backend_reason: reactor.backend_reason().to_owned(),
+                    capabilities: reactor.capabilities(),
+                    core: core.map(|core| core.id),
+                };
+                let _ = send.send(Ok((reactor.handle(), info)));
                 supervise(index, reactor, &watch);
             }
             Err(error) => _ = send.send(Err(error)),
@@ -175,7 +179,7 @@ fn start(builder: ReactorBuilder, index: usize, core: Option<CoreId>, watch: Arc
     };
     let thread = std::thread::Builder::new().name(format!("trochus-{index}")).spawn(run);
     let thread = thread.map_err(|source| Error::System { action: "start a reactor's thread", source })?;
-    Ok(Starting { thread, core, ready })
+    Ok(Starting { thread, ready })
 }
 
 /// Runs a reactor to its end, and says what that was.

@@ -39,6 +39,8 @@ pub(super) struct Worker {
 pub struct ReactorInfo {
     /// How it reaches the kernel; never [`Backend::Auto`].
     pub backend: Backend,
+    /// Why it is this backend and not the other one; see [`Reactor::backend_reason`](crate::Reactor::backend_reason).
+    pub backend_reason: String,
     /// What that backend can do.
     pub capabilities: Capabilities,
     /// The core that its thread is pinned to, as the system numbers it.

@@ -202,6 +202,9 @@ impl Reactor {
         self.shared.now = self.driver.now();
         self.handle_completions();
         self.run_commands();
+        // Connections that the commands made and that are there already: whoever asked for them goes on during the next wait.
+        self.driver.take_decided(&mut self.completions);
+        self.handle_completions();
         self.fire_timers();
         self.poll_handlers();
         self.flush();

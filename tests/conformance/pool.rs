@@ -111,4 +111,10 @@ fn a_reactor_knows_why_it_has_its_backend(ground: &Ground) {
     let reactor = ground.reactor_builder().build().unwrap();
     assert_eq!(reactor.backend(), ground.backend);
     assert_eq!(reactor.backend_reason(), "the builder asks for it");
+    let stage = ground.stage();
+    for index in 0..stage.runtime.reactors() {
+        let info = stage.runtime.reactor_info(index);
+        assert_eq!((info.backend, &info.backend_reason[..]), (ground.backend, "the builder asks for it"));
+    }
+    stage.finish([]);
 }

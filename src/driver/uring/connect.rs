@@ -2,21 +2,20 @@
 //!
 //! A connect that the kernel waits for itself comes back behind all other completion work, of which there is a lot where
 //! thousands of connections are busy. But over loopback it is established as soon as it has begun. So a connect is begun
-//! by a system call of its own, and a poll sees with the next submission, or later, what became of it.
+//! by a system call of its own, which tells; a poll waits for what takes longer.
 
 use super::Uring;
 use super::entry::{self, Raw, Wire};
 use super::operations::Memory;
 use crate::driver::{Completion, Event, Token};
 use socket2::SockAddr;
-use std::io;
 use std::os::fd::RawFd;
 
 /// What a connect holds until it has ended.
 #[derive(Debug)]
 pub(super) enum Connecting {
-    /// It is going on at this socket, or has failed.
-    Begun(RawFd, io::Result<()>),
+    /// It is going on at this socket.
+    Begun(RawFd),
     /// The kernel does it all.
     Whole(#[expect(dead_code, reason = "held for the kernel, which reads it")] Box<SockAddr>),
 }
@@ -28,12 +27,18 @@ impl Uring {
             let address = Box::new(address);
             let entry = Wire::Connect { socket, address: &address }.entry();
             self.push_owner(token, entry, Memory::Connect(Connecting::Whole(address)));
-        } else {
-            // What failed shows at once in a poll, too.
-            let begun = entry::begin_connect(socket, &address);
-            let memory = Memory::Connect(Connecting::Begun(socket, begun));
-            self.push_owner(token, Wire::Writable { socket }.entry(), memory);
+            return;
         }
+        let result = match entry::begin_connect(socket, &address) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let memory = Memory::Connect(Connecting::Begun(socket));
+                return self.push_owner(token, Wire::Writable { socket }.entry(), memory);
+            }
+            Err(error) => Err(error),
+        };
+        self.in_flight -= 1;
+        self.decided.push(Completion { token, event: Event::Connected(result), more: false });
     }
 
     pub(super) fn connected(&mut self, key: Token, raw: Raw, into: &mut Vec<Completion>) {
@@ -41,8 +46,8 @@ impl Uring {
         let Memory::Connect(connecting) = memory else { unreachable!("{token:?} was no connect") };
         let result = match connecting {
             Connecting::Whole(_) => raw.bytes().map(drop),
-            Connecting::Begun(socket, begun) => {
-                begun.and_then(|()| raw.bytes()).and_then(|_| entry::take_error(socket)?.map_or(Ok(()), Err))
+            Connecting::Begun(socket) => {
+                raw.bytes().and_then(|_| entry::take_error(socket)?.map_or(Ok(()), Err))
             }
         };
         self.in_flight -= 1;

@@ -213,17 +213,20 @@ fn socket_in_flight<T>(socket: RawFd, ask: impl FnOnce(SockRef<'_>) -> io::Resul
     ask(SockRef::from(&descriptor))
 }
 
-/// Begins to connect, and does not wait for it.
-pub(super) fn begin_connect(socket: RawFd, address: &SockAddr) -> io::Result<()> {
+/// Begins to connect, and does not wait for it. `true` if the connection is there.
+pub(super) fn begin_connect(socket: RawFd, address: &SockAddr) -> io::Result<bool> {
     socket_in_flight(socket, |socket| {
         socket.set_nonblocking(true)?;
-        let begun = match socket.connect(address) {
-            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
-            begun => begun,
-        };
+        let begun = socket.connect(address);
         // For what comes next on this socket the kernel is to wait.
         socket.set_nonblocking(false)?;
-        begun
+        match begun {
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => match socket.take_error()? {
+                Some(error) => Err(error),
+                None => Ok(socket.peer_addr().is_ok()),
+            },
+            begun => begun.map(|()| true),
+        }
     })
 }
 

@@ -51,6 +51,8 @@ pub(crate) struct Uring {
     raw: Vec<Raw>,
     /// Kept for its capacity.
     translated: Vec<Raw>,
+    /// Completions that were decided when the operation was submitted.
+    decided: Vec<Completion>,
     stats: DriverStats,
 }
 
@@ -77,6 +79,7 @@ impl Uring {
             messages: Vec::new(),
             raw: Vec::new(),
             translated: Vec::new(),
+            decided: Vec::new(),
             in_flight: 0,
             stats: DriverStats::default(),
         };
@@ -139,11 +142,17 @@ impl Uring {
         self.pool.publish();
         self.stats.enters += 1;
         let late = self.ring.has_overflowed();
-        self.ring.enter(if self.raw.is_empty() { timeout } else { Some(Duration::ZERO) })?;
+        let at_once = !self.raw.is_empty() || !self.decided.is_empty();
+        self.ring.enter(if at_once { Some(Duration::ZERO) } else { timeout })?;
         self.stats.completion_overflows += u64::from(late || self.ring.has_overflowed());
         self.ring.reap(&mut self.raw);
+        into.append(&mut self.decided);
         self.translate(into);
         Ok(())
+    }
+
+    pub(crate) fn take_decided(&mut self, into: &mut Vec<Completion>) {
+        into.append(&mut self.decided);
     }
 
     pub(crate) fn waker(&self) -> DriverWaker {
@@ -175,11 +184,11 @@ impl Uring {
     }
 
     pub(crate) fn has_work(&mut self) -> bool {
-        !self.raw.is_empty() || self.ring.has_work()
+        !self.raw.is_empty() || !self.decided.is_empty() || self.ring.has_work()
     }
 
     pub(crate) fn may_have_completed(&mut self) -> bool {
-        !self.raw.is_empty() || self.ring.may_have_completed()
+        !self.raw.is_empty() || !self.decided.is_empty() || self.ring.may_have_completed()
     }
 
     pub(crate) fn announce(&self) {
