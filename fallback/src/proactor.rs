@@ -171,7 +171,7 @@ impl<P: Payload> Proactor<P> {
     /// `sink`, in order per socket and direction.
     ///
     /// Sleeps only when nothing completed and nothing is left to do, and then until there is readiness, a
-    /// wake or the timeout (`None`: for ever; fractions of a millisecond are rounded up on epoll). May return
+    /// wake or the timeout (`None`: for ever; from 10 ms on, fractions of a millisecond are rounded up on epoll). May return
     /// without any completion: after the timeout, a wake, a signal, or readiness that led to nothing.
     ///
     /// `sink` should only collect: what it panics with is lost together with the completion, and the socket
@@ -188,7 +188,9 @@ impl<P: Payload> Proactor<P> {
     ) -> io::Result<()> {
         let completed = self.hand_over_decided(sink) + self.run_queue(sink);
         let idle = completed == 0 && self.later.is_empty();
-        let polled = self.poll.poll(&mut self.events, if idle { timeout } else { Some(Duration::ZERO) });
+        let timeout = if idle { timeout } else { Some(Duration::ZERO) };
+        let timeout = sys::sleep_exactly(self.poll.registry(), timeout);
+        let polled = self.poll.poll(&mut self.events, timeout);
         if polled.is_ok() {
             self.note_events();
             self.run_queue(sink);
@@ -294,13 +296,14 @@ impl<P: Payload> Proactor<P> {
     /// Gives each queued source one turn; those with work left go to `later`.
     fn run_queue(&mut self, sink: &mut impl FnMut(Completion<P>)) -> usize {
         let Self { pool, settings, pending, .. } = self;
-        let mut turn = Turn { pool, settings, pending, completed: 0, sink };
+        let mut turn = Turn { pool, settings, pending, completed: 0, share: 0, sink };
         while let Some(fd) = self.queue.pop_front() {
             let Some(slot) = usize::try_from(fd).ok().and_then(|index| self.slots.get_mut(index)) else {
                 continue;
             };
             slot.queued = false;
             if let Some(source) = &mut slot.source {
+                turn.share = turn.pool.free() / (self.queue.len() + 1);
                 source.run(&mut turn);
             }
             if slot.becomes_queued() {

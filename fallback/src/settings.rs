@@ -53,7 +53,7 @@ impl Settings {
     }
 
     /// How many buffers one source may fill in one [`wait`](crate::Proactor::wait), so that a greedy peer
-    /// does not starve the others. At least 1.
+    /// does not starve the others; fewer, when its share of the pool's free ones is less. At least 1.
     pub fn receives_per_turn(mut self, count: usize) -> Self {
         self.receives_per_turn = count;
         self

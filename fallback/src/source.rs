@@ -50,6 +50,8 @@ pub(crate) struct Turn<'a, S> {
     pub(crate) settings: &'a Settings,
     pub(crate) pending: &'a mut usize,
     pub(crate) completed: usize,
+    /// Buffers for this source, so that those behind it in the queue get some as well.
+    pub(crate) share: usize,
     pub(crate) sink: &'a mut S,
 }
 
@@ -258,7 +260,7 @@ impl<P: Payload> Source<P> {
     }
 
     fn run_receive<S: FnMut(Completion<P>)>(&mut self, token: u64, turn: &mut Turn<'_, S>) {
-        for _ in 0..turn.settings.receives_per_turn {
+        for _ in 0..turn.settings.receives_per_turn.min(turn.share.max(1)) {
             let Some(buffer) = turn.pool.take() else {
                 let error = io::Error::from_raw_os_error(libc::ENOBUFS);
                 return self.end_receive(token, Err(error), turn);

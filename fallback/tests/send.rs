@@ -110,6 +110,27 @@ fn the_payload_that_comes_back_is_the_one_that_was_given() {
     }
 }
 
+/// More parts than one turn sends: what is left keeps the next wait from sleeping, although nothing has completed.
+#[test]
+fn a_payload_of_very_many_parts_is_sent_without_a_rest() {
+    for kind in KINDS {
+        let settings = Settings::default();
+        let mut harness = Harness::<Vec<Vec<u8>>>::new(4, settings);
+        let (socket, mut peer) = pair(kind);
+        let fd = harness.attach(socket);
+        const PARTS: usize = 20_000;
+        harness.proactor.send(fd, vec![vec![7]; PARTS], SEND);
+        let reader = thread::spawn(move || {
+            let mut bytes = vec![0; PARTS];
+            peer.read_exact(&mut bytes).unwrap();
+            bytes
+        });
+        assert!(matches!(harness.next().event, Event::Sent(Ok(PARTS), _)));
+        assert_eq!(reader.join().unwrap(), [7; PARTS]);
+        harness.assert_settled();
+    }
+}
+
 #[test]
 fn nothing_to_send_is_sent_at_once() {
     let mut harness = harness(4);

@@ -142,3 +142,35 @@ fn an_outer_selector_sees_readiness_and_wakes() {
         }
     }
 }
+
+/// Deadlines of the layers above are not late by a millisecond each. The best of many, for a busy machine adds to the others.
+#[test]
+fn a_short_timeout_is_not_rounded_up() {
+    const TIMEOUT: Duration = Duration::from_micros(50);
+    let mut harness = harness(1);
+    let best = (0..2_000)
+        .map(|_| {
+            let start = Instant::now();
+            harness.wait(Some(TIMEOUT));
+            start.elapsed()
+        })
+        .inspect(|slept| assert!(*slept >= TIMEOUT, "{slept:?}"))
+        .take_while(|slept| *slept >= Duration::from_micros(900))
+        .count();
+    assert!(best < 2_000, "each of them took a millisecond");
+}
+
+#[test]
+fn a_short_sleep_finds_what_ended_it() {
+    let mut harness = harness(1);
+    let (socket, mut peer) = pair(Kind::Unix);
+    let fd = harness.attach(socket);
+    harness.proactor.receive(fd, 1);
+    harness.assert_quiet();
+    for _ in 0..100 {
+        peer.write_all(&[7]).unwrap();
+        assert_eq!(harness.wait(Some(Duration::from_millis(9))), 1);
+        assert_eq!(harness.gather(1), [7]);
+        harness.assert_quiet();
+    }
+}
