@@ -312,7 +312,7 @@ pub(crate) enum DriverWaker {
     Event(std::sync::Arc<uring::Bell>),
     Readiness(trochus_fallback::Waker),
     #[cfg(test)]
-    Simulated,
+    Simulated(std::sync::Arc<std::sync::atomic::AtomicBool>),
 }
 
 impl DriverWaker {
@@ -323,7 +323,7 @@ impl DriverWaker {
             // Fails only when the selector is gone, and then nobody waits.
             DriverWaker::Readiness(waker) => drop(waker.wake()),
             #[cfg(test)]
-            DriverWaker::Simulated => {}
+            DriverWaker::Simulated(woken) => woken.store(true, std::sync::atomic::Ordering::Relaxed),
         }
     }
 }

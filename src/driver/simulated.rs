@@ -2,7 +2,12 @@
 //!
 //! Each stream has a simulated peer that sends a given sequence of bytes, ends its stream behind them, and keeps what it
 //! receives. Completions come late, in any order across operations, and in pieces of any size; operations end early,
-//! are interrupted, find no buffer, or fail. Time passes only when nothing else can happen.
+//! are interrupted, find no buffer, or fail; cancellations do not find them; waits end for nothing. Other threads do
+//! something while the reactor waits. Time passes only when nothing else can happen.
+
+mod world;
+
+pub(crate) use world::{Peer, Takes, Whims, World};
 
 use super::{
     BufferGroup, Capabilities, Completion, DriverStats, DriverWaker, Event, Lent, Op, Received, Token,
@@ -11,53 +16,27 @@ use crate::buf::{BufferId, Payload};
 use fastrand::Rng;
 use socket2::{Domain, Socket, Type};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-/// The other end of one stream.
-#[derive(Debug, Default)]
-pub(crate) struct Peer {
-    /// For the test to tell them apart.
-    pub(crate) number: usize,
-    /// What it will send. Behind that, its stream ends.
-    pub(crate) sends: VecDeque<u8>,
-    /// Sends back what it receives, and ends its stream when the other side has.
-    pub(crate) echoes: bool,
-    pub(crate) received: Vec<u8>,
-    /// The other side has ended its stream.
-    pub(crate) saw_end: bool,
-    #[expect(dead_code, reason = "keeps the descriptor connected, so that it has a peer's address")]
-    pub(crate) other: Option<Socket>,
-    /// It goes away after so many more completions.
-    pub(crate) resets_after: Option<usize>,
-}
-
-/// The simulated world, shared with the test.
-#[derive(Debug, Default)]
-pub(crate) struct World {
-    pub(crate) peers: BTreeMap<RawFd, Peer>,
-    /// Peers that want to connect to a listener.
-    pub(crate) arriving: VecDeque<Peer>,
-    /// What answers a connection that the reactor makes; nobody if there is none.
-    pub(crate) answering: VecDeque<Peer>,
-    /// Peers of connections that were closed.
-    pub(crate) gone: Vec<Peer>,
-    /// Memory that was not given back: faults of the reactor, found by the driver.
-    pub(crate) faults: Vec<String>,
-}
 
 pub(crate) struct Simulated {
     rng: Rng,
     world: Rc<RefCell<World>>,
     pool: Vec<Vec<u8>>,
     free: Vec<BufferId>,
+    whims: Whims,
     operations: BTreeMap<u64, Pending>,
+    /// The descriptor of each operation whose final completion has not been handed over.
+    in_flight: BTreeMap<u64, RawFd>,
     attached: BTreeMap<RawFd, Rc<Socket>>,
     /// Completions that have happened and are on their way, each after so many more waits.
     late: Vec<(usize, Completion)>,
+    woken: Arc<AtomicBool>,
     start: Instant,
     elapsed: Duration,
 }
@@ -74,12 +53,20 @@ impl Simulated {
             world,
             pool: vec![vec![0; buffer_bytes]; usize::from(buffers)],
             free: (0..buffers).map(BufferId).collect(),
+            whims: Whims::of(&mut Rng::with_seed(!seed)),
             operations: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
             attached: BTreeMap::new(),
             late: Vec::new(),
+            woken: Arc::default(),
             start: Instant::now(),
             elapsed: Duration::ZERO,
         }
+    }
+
+    pub(crate) fn with(mut self, whims: Whims) -> Self {
+        self.whims = whims;
+        self
     }
 
     pub(crate) fn now(&self) -> Instant {
@@ -97,8 +84,8 @@ impl Simulated {
 
     pub(crate) fn detach(&mut self, socket: RawFd) {
         let mut world = self.world.borrow_mut();
-        if self.operations.values().any(|pending| descriptor(&pending.op) == socket) {
-            world.faults.push(format!("descriptor {socket} was detached with an operation pending"));
+        if self.in_flight.values().any(|in_flight| *in_flight == socket) {
+            world.faults.push(format!("descriptor {socket} was detached with an operation in flight"));
         }
         if let Some(peer) = world.peers.remove(&socket) {
             world.gone.push(peer);
@@ -110,32 +97,73 @@ impl Simulated {
         if !self.attached.contains_key(&descriptor(&op)) {
             self.fault(format!("{token:?} on a descriptor that is not attached"));
         }
-        if self.operations.insert(token.bits(), Pending { op, cancelled: false }).is_some() {
+        if self.in_flight.insert(token.bits(), descriptor(&op)).is_some() {
             self.fault(format!("{token:?} is in flight twice"));
         }
+        if self.whims.arming_needs_a_buffer && self.free.is_empty() && matches!(op, Op::Receive { .. }) {
+            let event = Event::Received(Err(super::out_of_buffers()));
+            return self.complete(Completion { token, event, more: false });
+        }
+        self.operations.insert(token.bits(), Pending { op, cancelled: false });
     }
 
-    pub(crate) fn cancel(&mut self, token: Token, _socket: RawFd) {
-        if let Some(pending) = self.operations.get_mut(&token.bits()) {
-            pending.cancelled = true;
+    pub(crate) fn cancel(&mut self, token: Token, socket: RawFd) {
+        if !self.attached.contains_key(&socket) {
+            self.fault(format!("{token:?} was cancelled on a descriptor that is not attached"));
+        }
+        let lost = self.rng.u8(..) < self.whims.cancellations_lost;
+        match self.operations.get_mut(&token.bits()) {
+            Some(pending) if !lost => pending.cancelled = true,
+            // It has completed, or is just being moved about.
+            _ => self.complete(Completion { token, event: Event::NotCancelled, more: true }),
         }
     }
 
     pub(crate) fn wait(&mut self, timeout: Option<Duration>, into: &mut Vec<Completion>) -> io::Result<()> {
+        if let Some(left) = &mut self.world.borrow_mut().breaks_after {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                return Err(io::Error::from_raw_os_error(libc::EBADF));
+            }
+        }
+        let may_sleep = timeout != Some(Duration::ZERO);
+        self.run_others(may_sleep);
+        if self.rng.u8(..) < self.whims.waits_interrupted {
+            // By a signal; or what was submitted was not taken, for something has to be reaped first.
+            return Ok(());
+        }
         let mut tokens: Vec<u64> = self.operations.keys().copied().collect();
-        self.rng.shuffle(&mut tokens);
+        if !self.whims.prompt {
+            self.rng.shuffle(&mut tokens);
+        }
         for bits in tokens {
-            if self.rng.u8(..) < 100 {
+            if self.whims.prompt {
+                while self.progress(bits) {}
+            } else if self.rng.u8(..) < 100 {
                 self.progress(bits);
             }
         }
         self.deliver(into);
-        if into.is_empty() && self.late.is_empty() {
+        let woken = self.woken.swap(false, Ordering::Relaxed);
+        if into.is_empty() && self.late.is_empty() && !woken {
             // Nothing else can happen, or it did not this time: some time passes, at most up to the timer.
             let step = Duration::from_millis(self.rng.u64(1..20));
             self.elapsed += timeout.map_or(step, |timeout| timeout.min(step * 10));
         }
         Ok(())
+    }
+
+    /// Other threads do what they have to do; one that needs the reactor must have woken it if it sleeps.
+    fn run_others(&mut self, asleep: bool) {
+        if self.rng.bool() {
+            return;
+        }
+        let Some(mut meanwhile) = self.world.borrow_mut().meanwhile.take() else { return };
+        let wants_it = meanwhile();
+        if wants_it && asleep && !self.woken.load(Ordering::Relaxed) {
+            self.fault("the reactor sleeps and was not woken".to_owned());
+        }
+        self.world.borrow_mut().meanwhile.get_or_insert(meanwhile);
     }
 
     /// Hands over what is due. What one operation completed stays in order.
@@ -147,12 +175,18 @@ impl Simulated {
             if waits == 0
                 && !held_back.iter().any(|(_, earlier): &(usize, Completion)| earlier.token == token)
             {
+                if !completion.more {
+                    self.in_flight.remove(&token.bits());
+                }
                 into.push(completion);
             } else {
                 held_back.push((waits, completion));
             }
         }
         self.late = held_back;
+        if self.whims.prompt {
+            return;
+        }
         // Across operations there is no order.
         let mut rest: Vec<Completion> = std::mem::take(into);
         while !rest.is_empty() {
@@ -163,14 +197,17 @@ impl Simulated {
         }
     }
 
-    fn progress(&mut self, bits: u64) {
-        let Some(mut pending) = self.operations.remove(&bits) else { return };
+    /// `true` if something happened.
+    fn progress(&mut self, bits: u64) -> bool {
+        let Some(mut pending) = self.operations.remove(&bits) else { return false };
         let token = Token::from_bits(bits).expect("only tokens were submitted");
         // A cancellation may come too late: then the operation completes as if it had not been cancelled.
         let cancelled = pending.cancelled && self.rng.u8(..) < 200;
         let outcome = match &mut pending.op {
             _ if cancelled => Outcome::Failed(super::cancelled()),
-            _ if self.rng.u8(..) < 8 => Outcome::Failed(io::ErrorKind::Interrupted.into()),
+            _ if !self.whims.prompt && self.rng.u8(..) < 8 => {
+                Outcome::Failed(io::ErrorKind::Interrupted.into())
+            }
             Op::Accept { .. } => self.accept(),
             Op::Connect { socket, .. } => self.connect(*socket),
             Op::Receive { socket } => self.receive(*socket),
@@ -179,12 +216,14 @@ impl Simulated {
         let (event, more) = match outcome {
             Outcome::Nothing => {
                 self.operations.insert(bits, pending);
-                return;
+                return false;
             }
-            Outcome::Happened(event, stays_armed) => (event, stays_armed && self.rng.u8(..) < 220),
+            Outcome::Happened(event, stays_armed) => {
+                (event, stays_armed && (self.whims.prompt || self.rng.u8(..) < 220))
+            }
             Outcome::Sent(sent) => {
                 let Op::Send { payload, .. } = pending.op else { unreachable!("only a send sends") };
-                if self.rng.u8(..) < 200 {
+                if self.whims.prompt || self.rng.u8(..) < 200 {
                     self.complete(Completion {
                         token,
                         event: Event::Sent(Ok(sent), Some(payload)),
@@ -195,7 +234,7 @@ impl Simulated {
                     self.complete(Completion { token, event: Event::Sent(Ok(sent), None), more: true });
                     self.complete(Completion { token, event: Event::Released(payload), more: false });
                 }
-                return;
+                return true;
             }
             Outcome::Failed(error) => {
                 let event = match pending.op {
@@ -205,22 +244,23 @@ impl Simulated {
                     Op::Send { payload, .. } => Event::Sent(Err(error), Some(payload)),
                 };
                 self.complete(Completion { token, event, more: false });
-                return;
+                return true;
             }
         };
         if more {
             self.operations.insert(bits, pending);
         }
         self.complete(Completion { token, event, more });
+        true
     }
 
     fn complete(&mut self, completion: Completion) {
-        let waits = if self.rng.bool() { 0 } else { self.rng.usize(0..6) };
+        let waits = if self.whims.prompt || self.rng.bool() { 0 } else { self.rng.usize(0..6) };
         self.late.push((waits, completion));
     }
 
     fn accept(&mut self) -> Outcome {
-        if self.rng.u8(..) < 16 {
+        if !self.whims.prompt && self.rng.u8(..) < 16 {
             return Outcome::Failed(io::Error::from_raw_os_error(libc::EMFILE));
         }
         let Some(peer) = self.world.borrow_mut().arriving.pop_front() else { return Outcome::Nothing };
@@ -233,6 +273,13 @@ impl Simulated {
 
     fn connect(&mut self, socket: RawFd) -> Outcome {
         let mut world = self.world.borrow_mut();
+        if world.silent {
+            return Outcome::Nothing;
+        }
+        if let Some(Peer { full: full @ 1.., .. }) = world.answering.front_mut() {
+            *full -= 1;
+            return Outcome::Failed(io::ErrorKind::WouldBlock.into());
+        }
         match world.answering.pop_front() {
             Some(peer) => {
                 world.peers.insert(socket, peer);
@@ -258,8 +305,14 @@ impl Simulated {
         }
         let Some(buffer) = self.free.pop() else { return Outcome::Failed(super::out_of_buffers()) };
         let memory = &mut self.pool[usize::from(buffer.0)];
-        let start = self.rng.usize(..memory.len());
-        let len = self.rng.usize(1..=memory.len() - start).min(peer.sends.len());
+        let (start, len) = match self.whims.prompt {
+            true => (0, memory.len()),
+            false => {
+                let start = self.rng.usize(..memory.len());
+                (start, self.rng.usize(1..=memory.len() - start))
+            }
+        };
+        let len = len.min(peer.sends.len());
         peer.sends.drain(..len).zip(memory[start..].iter_mut()).for_each(|(byte, place)| *place = byte);
         Outcome::Happened(Event::Received(Ok(Received::Data(Lent { buffer, start, len }))), true)
     }
@@ -273,7 +326,14 @@ impl Simulated {
         let mut slices = [IoSlice::new(&[]); 4];
         let filled = payload.slices(0, &mut slices);
         let bytes: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
-        let sent = if self.rng.bool() { bytes.len() } else { self.rng.usize(1..=bytes.len()) };
+        let sent = match peer.takes {
+            Takes::Nothing => return Outcome::Nothing,
+            Takes::ByteEach(time) if self.elapsed < peer.took + time => return Outcome::Nothing,
+            Takes::ByteEach(_) => 1,
+            Takes::Everything if self.whims.prompt || self.rng.bool() => bytes.len(),
+            Takes::Everything => self.rng.usize(1..=bytes.len()),
+        };
+        peer.took = self.elapsed;
         peer.received.extend_from_slice(&bytes[..sent]);
         if peer.echoes {
             peer.sends.extend(&bytes[..sent]);
@@ -292,7 +352,7 @@ impl Simulated {
     }
 
     pub(crate) fn waker(&self) -> DriverWaker {
-        DriverWaker::Simulated
+        DriverWaker::Simulated(self.woken.clone())
     }
 
     pub(crate) fn bytes(&mut self, Lent { buffer, start, len }: Lent) -> &mut [u8] {
@@ -322,7 +382,7 @@ impl Simulated {
     }
 
     pub(crate) fn in_flight(&self) -> usize {
-        self.operations.len() + self.late.iter().filter(|(_, completion)| !completion.more).count()
+        self.in_flight.len()
     }
 
     pub(crate) fn may_have_completed(&self) -> bool {
@@ -342,16 +402,6 @@ impl Simulated {
 
     pub(crate) fn descriptor(&self) -> RawFd {
         -1
-    }
-}
-
-impl Peer {
-    /// `true` when the time has come to go away.
-    fn count_down(&mut self) -> bool {
-        if let Some(left) = &mut self.resets_after {
-            *left = left.saturating_sub(1);
-        }
-        self.resets_after == Some(0)
     }
 }
 

@@ -1,23 +1,27 @@
 //! The reactor over the simulated driver: thousands of seeds of everything that a kernel may do.
 
+mod endings;
+mod threads;
+mod turns;
+
 use super::*;
 use crate::config::BusyPoll;
-use crate::driver::simulated::{Peer, Simulated, World};
+use crate::driver::simulated::{Peer, Simulated, Takes, Whims, World};
 use bytes::Bytes;
 use fastrand::Rng;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
-/// Seeds of each scenario. One that fails is printed; `TROCHUS_SEED=n` runs it alone.
-const SEEDS: u64 = 2_000;
+/// Seeds of a scenario. One that fails is printed; `TROCHUS_SEED=n` runs it alone, `TROCHUS_SEEDS=n` so many of each.
+const SEEDS: u64 = 1_000;
 
 type Shared = Rc<RefCell<World>>;
 
-fn for_each_seed(scenario: impl Fn(u64)) {
-    let alone =
-        std::env::var("TROCHUS_SEED").ok().map(|seed| seed.parse().expect("TROCHUS_SEED is a number"));
-    let seeds = alone.map_or(0..SEEDS, |seed| seed..seed + 1);
+fn for_each_seed(count: u64, scenario: impl Fn(u64)) {
+    let number = |name| std::env::var(name).ok().map(|number| number.parse().expect("it is a number"));
+    let (alone, count) = (number("TROCHUS_SEED"), number("TROCHUS_SEEDS").unwrap_or(count));
+    let seeds = alone.map_or(0..count, |seed| seed..seed + 1);
     for seed in seeds {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| scenario(seed))) {
             eprintln!("the seed that failed: TROCHUS_SEED={seed}");
@@ -31,8 +35,23 @@ fn reactor(seed: u64, rng: &mut Rng) -> (Reactor, Shared) {
     let driver = Simulated::new(seed, world.clone(), 1 << rng.u16(0..4), rng.usize(1..100));
     // Turns that take little, so that much has to wait for the next one.
     let builder = Reactor::builder().busy_poll(BusyPoll::Off).turn_budget(1 + seed as usize % 300);
-    let reactor = builder.build_over(Driver::Simulated(Box::new(driver)));
-    (reactor, world)
+    (builder.build_over(Driver::Simulated(Box::new(driver))), world)
+}
+
+/// A reactor whose kernel does everything at once.
+fn prompt_reactor(buffers: u16, buffer_bytes: usize) -> (Reactor, Shared) {
+    let world = Shared::default();
+    let driver = Simulated::new(0, world.clone(), buffers, buffer_bytes).with(Whims::PROMPT);
+    (over(driver), world)
+}
+
+fn over(driver: Simulated) -> Reactor {
+    Reactor::builder().busy_poll(BusyPoll::Off).build_over(Driver::Simulated(Box::new(driver)))
+}
+
+/// Where it is that peers answer makes no difference.
+fn somewhere() -> Address {
+    Address::Tcp(([127, 0, 0, 1], 9).into())
 }
 
 /// Steps until `done`, which must come before the simulated kernel has been asked very often.
@@ -116,7 +135,7 @@ fn arriving(number: usize, rng: &mut Rng, most: usize) -> Peer {
 /// Every byte that arrives goes back, in order, to the peer that sent it; handlers are opened and closed once.
 #[test]
 fn an_echo_server_echoes_whatever_happens() {
-    for_each_seed(|seed| {
+    for_each_seed(SEEDS, |seed| {
         let mut rng = Rng::with_seed(seed);
         let (mut reactor, world) = reactor(seed, &mut rng);
         let peers: Vec<Peer> = (0..rng.usize(1..8)).map(|number| arriving(number, &mut rng, 600)).collect();
@@ -195,7 +214,7 @@ impl Handler for Client {
 /// A client whose peer stays gets everything back; one whose peer goes, or that finds nobody, is told so.
 #[test]
 fn clients_get_everything_or_a_reason() {
-    for_each_seed(|seed| {
+    for_each_seed(SEEDS, |seed| {
         let mut rng = Rng::with_seed(seed);
         let (mut reactor, world) = reactor(seed, &mut rng);
         let count = rng.usize(1..6);
@@ -234,7 +253,7 @@ fn clients_get_everything_or_a_reason() {
 /// A reactor that is told to stop at any moment gives everything back, and each handler hears of its end once.
 #[test]
 fn a_drain_at_any_moment_gives_everything_back() {
-    for_each_seed(|seed| {
+    for_each_seed(SEEDS, |seed| {
         let mut rng = Rng::with_seed(seed);
         let (mut reactor, world) = reactor(seed, &mut rng);
         world

@@ -107,6 +107,8 @@ impl Reactor {
         match result {
             Ok(()) if link.phase == Phase::Connecting => {
                 link.phase = Phase::Open;
+                // A handler that closes at once has the time of a close, not what is left of this.
+                self.timers.change(&mut link.phase_timer, Due::Phase(id), None);
                 match link.race.clone() {
                     Some(race) => self.open_first(id, &race),
                     None => self.opened(id),

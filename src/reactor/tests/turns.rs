@@ -1,0 +1,81 @@
+//! Who gets what in a turn when there is not enough for all.
+
+use super::*;
+
+/// Counts what it receives, each time it is called.
+struct Counter {
+    number: usize,
+    served: Rc<RefCell<Vec<usize>>>,
+}
+
+impl Handler for Counter {
+    fn on_bytes(&mut self, _io: &mut Io<'_>, bytes: &[u8]) -> usize {
+        self.served.borrow_mut().push(self.number);
+        bytes.len()
+    }
+}
+
+/// Three peers that have always something to send, and one buffer: each gets it in turn.
+#[test]
+fn who_waits_for_a_buffer_longest_gets_it_first() {
+    for_each_seed(2, |seed| {
+        let world = Shared::default();
+        let whims = Whims { arming_needs_a_buffer: seed % 2 == 0, ..Whims::PROMPT };
+        let mut reactor = over(Simulated::new(seed, world.clone(), 1, 10).with(whims));
+        let served = Rc::<RefCell<Vec<usize>>>::default();
+        for number in 0..3 {
+            world
+                .borrow_mut()
+                .answering
+                .push_back(Peer { sends: std::iter::repeat_n(7, 4_000).collect(), ..Peer::default() });
+            reactor.connect(&StreamOptions::new(), &somewhere(), Counter { number, served: served.clone() });
+        }
+        (0..40).for_each(|_| reactor.step(Some(Duration::ZERO)).unwrap());
+        served.borrow_mut().clear();
+        (0..60).for_each(|_| reactor.step(Some(Duration::ZERO)).unwrap());
+        let served = served.borrow();
+        assert!(served.len() > 30, "{served:?}");
+        let counts = [0, 1, 2].map(|number| served.iter().filter(|served| **served == number).count());
+        assert!(counts.iter().all(|count| count + 2 >= served.len() / 3), "{counts:?} of {served:?}");
+    });
+}
+
+/// Writes as much as a turn sends of what is polled, each time it is asked.
+struct Insatiable {
+    number: usize,
+    asked: Rc<RefCell<Vec<usize>>>,
+}
+
+impl Handler for Insatiable {
+    fn on_open(&mut self, io: &mut Io<'_>) {
+        io.poll_me();
+    }
+
+    fn on_bytes(&mut self, _io: &mut Io<'_>, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+
+    fn on_poll(&mut self, io: &mut Io<'_>) -> bool {
+        self.asked.borrow_mut().push(self.number);
+        io.write(&[0; crate::config::POLLED_OUTPUT_BYTES]);
+        true
+    }
+}
+
+/// Each of them has enough for the whole turn, and sends it at once: the turn begins with whoever comes next.
+#[test]
+fn polled_handlers_that_send_at_once_take_turns() {
+    let (mut reactor, world) = prompt_reactor(1, 100);
+    let asked = Rc::<RefCell<Vec<usize>>>::default();
+    for number in 0..5 {
+        world.borrow_mut().answering.push_back(Peer { echoes: true, ..Peer::default() });
+        reactor.connect(&StreamOptions::new(), &somewhere(), Insatiable { number, asked: asked.clone() });
+    }
+    step_until(&mut reactor, |_| asked.borrow().len() >= 10);
+    asked.borrow_mut().clear();
+    step_until(&mut reactor, |_| asked.borrow().len() >= 50);
+    for number in 0..5 {
+        let count = asked.borrow().iter().filter(|asked| **asked == number).count();
+        assert!((8..=12).contains(&count), "{number}: {count} of {:?}", asked.borrow());
+    }
+}
