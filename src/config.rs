@@ -1,5 +1,6 @@
 //! Every limit and default in one place, checked against each other when the crate is compiled.
 
+use std::fmt;
 use std::time::Duration;
 
 /// Buffers of a reactor's receive pool. Only those in use are ever touched: the pool is a stack, and it hands the
@@ -270,6 +271,29 @@ pub enum BusyPoll {
     Adaptive,
     /// Looks for this long, always.
     For(Duration),
+}
+
+/// How a reactor reaches the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// What the environment variable `TROCHUS_BACKEND` says (`auto`, `io_uring` or `fallback`); if it says nothing, the
+    /// best that works here. Why io_uring was passed over is logged once.
+    #[default]
+    Auto,
+    /// io_uring, or an error.
+    IoUring,
+    /// epoll or kqueue.
+    Fallback,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Backend::Auto => "auto",
+            Backend::IoUring => "io_uring",
+            Backend::Fallback => "fallback",
+        })
+    }
 }
 
 /// A feature of io_uring that can be switched off: against a kernel's bug, or to test what older kernels do.

@@ -1,6 +1,6 @@
 //! What can go wrong above the sockets.
 
-use crate::driver::Backend;
+use crate::config::Backend;
 use std::fmt;
 use std::io;
 

@@ -82,6 +82,7 @@ metrics! {
     commands: "counter", " Commands from other threads.";
     wakes_sent: "counter", " Times that another thread had to signal a sleeping reactor.";
     wakes_saved: "counter", " Times that it found the reactor awake and did not have to.";
+    writes_refused: "counter", " Writes by other threads that found no room; those who wait are counted each time they look.";
     sleeps: "counter", " Times that the reactor slept.";
     asleep_us: "counter", " Time spent asleep, in microseconds.";
     reactor_failures: "counter", " Reactors that have ended without being asked to.";
@@ -129,24 +130,51 @@ impl Metrics {
     /// assert!(metrics.to_prometheus().contains("# TYPE trochus_received_bytes_total counter\n"));
     /// ```
     pub fn to_prometheus(&self) -> String {
+        Self::text(&[(String::new(), *self)])
+    }
+
+    /// The same for several reactors: each metric of each, with the index as a label.
+    ///
+    /// ```
+    /// # let metrics = trochus::Metrics::default();
+    /// let text = trochus::Metrics::to_prometheus_by_reactor(&[metrics, metrics]);
+    /// assert!(text.contains("trochus_sends_total{reactor=\"1\"} 0\n"));
+    /// ```
+    pub fn to_prometheus_by_reactor(reactors: &[Metrics]) -> String {
+        let labelled = reactors.iter().enumerate();
+        let labelled = labelled.map(|(index, metrics)| (format!("{{reactor=\"{index}\"}}"), *metrics));
+        Self::text(&labelled.collect::<Vec<_>>())
+    }
+
+    fn text(of: &[(String, Metrics)]) -> String {
         let mut text = String::new();
-        self.write_prometheus(&mut text).expect("a string takes everything");
+        Self::write_prometheus(of, &mut text).expect("a string takes everything");
         text
     }
 
-    fn write_prometheus(&self, text: &mut String) -> fmt::Result {
+    fn write_prometheus(of: &[(String, Metrics)], text: &mut String) -> fmt::Result {
+        let values = of.iter().map(|(label, metrics)| {
+            let mut values = Vec::new();
+            metrics.each(|_, _, _, value| values.push(value));
+            (label, values.into_iter())
+        });
+        let mut values: Vec<_> = values.collect();
         let mut result = Ok(());
-        self.each(|name, kind, help, value| {
+        Metrics::default().each(|name, kind, help, _| {
             result = result.and_then(|()| {
                 writeln!(text, "# HELP trochus_{name}_total {help}")?;
                 writeln!(text, "# TYPE trochus_{name}_total {kind}")?;
-                writeln!(text, "trochus_{name}_total {value}")
+                values.iter_mut().try_for_each(|(label, values)| {
+                    writeln!(text, "trochus_{name}_total{label} {}", values.next().unwrap_or_default())
+                })
             });
         });
         result?;
         writeln!(text, "# HELP trochus_connections Connections that are open now.")?;
         writeln!(text, "# TYPE trochus_connections gauge")?;
-        writeln!(text, "trochus_connections {}", self.connections())
+        of.iter().try_for_each(|(label, metrics)| {
+            writeln!(text, "trochus_connections{label} {}", metrics.connections())
+        })
     }
 }
 
@@ -164,6 +192,11 @@ mod tests {
         assert_eq!(metrics.sends, 10);
         let text = metrics.to_prometheus();
         assert_eq!(text.matches("\ntrochus_sends_total 10\n").count(), 1);
+        let labelled = Metrics::to_prometheus_by_reactor(&[counters.read(), metrics]);
+        assert!(labelled.contains(
+            "counter\ntrochus_sends_total{reactor=\"0\"} 5\ntrochus_sends_total{reactor=\"1\"} 10\n"
+        ));
+        assert_eq!(labelled.matches("# TYPE ").count(), text.matches("# TYPE ").count());
         metrics.each(|name, _, _, _| {
             assert_eq!(text.matches(&format!("# TYPE trochus_{name}_total ")).count(), 1);
         });

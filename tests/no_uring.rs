@@ -110,6 +110,14 @@ fn child(case: &str) {
             assert!(runtime.backend() != Backend::Auto);
             echo(&runtime);
             println!("echoed over {}", runtime.backend());
+            for index in 0..reactors {
+                let info = runtime.reactor_info(index);
+                // Whoever runs on the fallback without having asked for it can say why.
+                let passed_over = asked == Backend::Auto
+                    && info.backend == Backend::Fallback
+                    && std::env::var("TROCHUS_BACKEND").map_or(true, |name| name.is_empty());
+                assert_eq!(info.backend_reason.contains("does not work here"), passed_over, "{info:?}");
+            }
         }
         Err(error) => println!("{error}"),
     }

@@ -1,24 +1,10 @@
 //! Which backend, and why not the other one.
 
 use super::Driver;
-use crate::config::{PoolConfig, RingEntries, UringFeatures};
+use crate::config::{Backend, PoolConfig, RingEntries, UringFeatures};
 use crate::error::{Error, Result};
-use std::fmt;
 use std::io;
 use std::str::FromStr;
-
-/// How a reactor reaches the kernel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Backend {
-    /// What the environment variable `TROCHUS_BACKEND` says (`auto`, `io_uring` or `fallback`); if it says nothing, the
-    /// best that works here. Why io_uring was passed over is logged once.
-    #[default]
-    Auto,
-    /// io_uring, or an error.
-    IoUring,
-    /// epoll or kqueue.
-    Fallback,
-}
 
 impl Backend {
     /// The backends that work on this machine, the best one first.
@@ -26,16 +12,6 @@ impl Backend {
         let probe = PoolConfig { buffers: 1, buffer_bytes: 4096, small_buffers: 0, ..PoolConfig::default() };
         let io_uring = open_uring(&probe, &Choice::default()).is_ok();
         if io_uring { vec![Backend::IoUring, Backend::Fallback] } else { vec![Backend::Fallback] }
-    }
-}
-
-impl fmt::Display for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Backend::Auto => "auto",
-            Backend::IoUring => "io_uring",
-            Backend::Fallback => "fallback",
-        })
     }
 }
 

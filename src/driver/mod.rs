@@ -12,7 +12,7 @@ mod token;
 #[cfg(target_os = "linux")]
 mod uring;
 
-pub use choice::Backend;
+pub use crate::config::Backend;
 pub(crate) use choice::{Choice, Chosen, choose};
 pub(crate) use token::{GENERATIONS, Kind, Token};
 

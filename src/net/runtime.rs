@@ -1,13 +1,15 @@
 //! Reactors on threads of their own.
 
 use super::builder::RuntimeBuilder;
-use super::pending::{Pending, promise};
+use super::pending::{Pending, Promise, promise};
 use super::watch::{ReactorFailure, Watch};
 use crate::config::DRAIN_TIMEOUT;
 use crate::driver::{Backend, Capabilities};
 use crate::error::{Error, Result};
+use crate::gauges::Gauges;
 use crate::metrics::{Drained, Metrics};
 use crate::reactor::ReactorHandle;
+use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -107,6 +109,31 @@ impl Runtime {
         let mut sum = Metrics::default();
         self.workers.iter().for_each(|worker| sum.merge(&worker.handle.metrics()));
         sum
+    }
+
+    /// The counters of each reactor, by its index.
+    pub fn metrics_by_reactor(&self) -> Vec<Metrics> {
+        self.workers.iter().map(|worker| worker.handle.metrics()).collect()
+    }
+
+    /// What each reactor has at the moment, by its index; one that has ended has nothing.
+    ///
+    /// Waits for the reactors; on a reactor's own thread this is [`Error::OnReactorThread`].
+    pub fn gauges(&self) -> Result<Vec<Gauges>> {
+        Error::if_on_reactor_thread("Runtime::gauges", "use `Runtime::gauges_async`, or `Reactor::gauges`")?;
+        self.gauges_async().wait()
+    }
+
+    /// What [`gauges`](Self::gauges) returns, without waiting.
+    pub fn gauges_async(&self) -> Pending<Vec<Gauges>> {
+        let (promise, pending) = promise();
+        let counted =
+            Arc::new(Counted(Mutex::new((vec![Gauges::default(); self.workers.len()], Some(promise)))));
+        for (index, worker) in self.workers.iter().enumerate() {
+            let counted = counted.clone();
+            let _ = worker.handle.run(move |reactor| counted.0.lock().0[index] = reactor.gauges());
+        }
+        pending
     }
 
     /// The reactors that have failed so far, in that order.
@@ -227,6 +254,18 @@ impl Runtime {
 
     pub(super) fn core(&self, index: usize) -> Option<usize> {
         self.workers[index].info.core
+    }
+}
+
+/// What the reactors have counted; told when the last of them has, or has ended.
+struct Counted(Mutex<(Vec<Gauges>, Option<Promise<Vec<Gauges>>>)>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let (gauges, promise) = self.0.get_mut();
+        if let Some(promise) = promise.take() {
+            promise.keep(Ok(std::mem::take(gauges)));
+        }
     }
 }
 

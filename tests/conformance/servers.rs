@@ -30,6 +30,7 @@ pub(crate) fn suites() -> Vec<Suite> {
                 listening_does_not_wait,
                 its_sockets_are_handed_over,
                 a_socket_from_outside_is_served,
+                gauges_say_what_there_is,
             ]
         ),
         suite!("servers", Ground::is_tcp, [all_addresses_of_a_name_are_listened_on]),
@@ -420,5 +421,47 @@ fn a_name_without_a_file_is_listened_on(ground: &Ground) {
     assert!(stage.runtime.listen(&name, |_| Echo).is_err());
     client.close().unwrap();
     log.closed();
+    stage.finish([server]);
+}
+
+fn gauges_say_what_there_is(ground: &Ground) {
+    let stage = ground.single();
+    let (log, recorder) = log();
+    let server = stage.listen(move |_| {
+        recorder.probe().bytes(|io, bytes| {
+            if bytes.starts_with(b"pause") {
+                io.pause_reading();
+                return 0;
+            }
+            io.write(&[7; 8 << 20]);
+            bytes.len()
+        })
+    });
+    let peers: Vec<Peer> = (0..3).map(|_| Peer::connect(server.local_addr())).collect();
+    let handles: Vec<_> = peers.iter().map(|_| log.opened()).collect();
+    peers[0].send(b"pause");
+    peers[1].send(b"much");
+    let gauges = || stage.runtime.gauges().unwrap()[0];
+    wait_until("one is paused, one waits for its peer", || (gauges().paused, gauges().throttled) == (1, 1));
+    let now = gauges();
+    assert_eq!((now.connections, now.connecting, now.closing, now.listeners), (3, 0, 0, 1));
+    assert_eq!((now.input_bytes, now.starved, now.outbox_bytes), (5, 0, 0));
+    assert!((1 << 20..=8 << 20).contains(&now.output_bytes), "{now:?}");
+    assert!(now.operations >= 2, "{now:?}");
+    let text = trochus::Gauges::to_prometheus(&stage.runtime.gauges().unwrap());
+    assert!(text.contains("trochus_reactor_paused{reactor=\"0\"} 1\n"), "{text}");
+    // What a stalled peer's writers are refused shows.
+    let refused = stage.metrics().writes_refused;
+    let stalled = handles.iter().find(|handle| handle.pending() > 0).unwrap();
+    while stalled.try_write(&[0; 1 << 20]).is_ok() {}
+    assert!(stage.metrics().writes_refused > refused);
+    wait_until("what was accepted waits", || gauges().outbox_bytes > 0);
+    let by_reactor = trochus::Metrics::to_prometheus_by_reactor(&stage.runtime.metrics_by_reactor());
+    assert!(by_reactor.contains("trochus_connections{reactor=\"0\"} 3\n"));
+    let info = stage.runtime.reactor_info(0);
+    assert_eq!((info.backend, info.core), (ground.backend, None));
+    assert!(info.backend_reason.contains("asks for it"), "{info:?}");
+    handles.iter().for_each(|handle| handle.abort().unwrap());
+    drop(peers);
     stage.finish([server]);
 }

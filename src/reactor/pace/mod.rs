@@ -3,6 +3,7 @@
 pub(super) mod budget;
 pub(super) mod busy;
 pub(super) mod drain;
+mod gauge;
 pub(super) mod give_up;
 pub(super) mod pollers;
 pub(super) mod timers;

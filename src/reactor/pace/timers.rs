@@ -58,6 +58,10 @@ impl Timers {
         }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.set.len()
+    }
+
     pub(crate) fn next(&self) -> Option<Instant> {
         self.set.first().map(|(deadline, _)| *deadline)
     }

@@ -5,6 +5,7 @@ use crate::driver::DriverWaker;
 use crate::reactor::Reactor;
 use crate::reactor::table::Id;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Something to do on the reactor's own thread.
 pub(crate) enum Command {
@@ -18,11 +19,12 @@ pub(crate) enum Command {
 pub(crate) struct Mailbox {
     queue: WakeQueue<Command>,
     waker: DriverWaker,
+    refused_writes: AtomicU64,
 }
 
 impl Mailbox {
     pub(crate) fn new(waker: DriverWaker) -> Self {
-        Mailbox { queue: WakeQueue::new(), waker }
+        Mailbox { queue: WakeQueue::new(), waker, refused_writes: AtomicU64::new(0) }
     }
 
     /// Hands over a command, or gives it back when the reactor has stopped.
@@ -69,6 +71,15 @@ impl Mailbox {
     pub(crate) fn close(&self) {
         // Behind the lock: what is dropped may have something to post.
         drop(self.queue.close());
+    }
+
+    /// A write of another thread found no room.
+    pub(crate) fn count_refused_write(&self) {
+        self.refused_writes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn refused_writes(&self) -> u64 {
+        self.refused_writes.load(Ordering::Relaxed)
     }
 
     /// Signals sent, and signals saved because the reactor was awake.

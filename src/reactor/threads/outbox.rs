@@ -208,6 +208,7 @@ impl Remote {
         if outbox.payload.is_empty() || len <= self.room_behind(outbox.payload.len()) {
             return Ok(());
         }
+        self.mailbox.count_refused_write();
         Err(HandleError::Full { limit: self.limit })
     }
 
@@ -270,6 +271,11 @@ impl Remote {
     }
 
     // For the reactor.
+
+    /// Bytes that were written and not taken over yet.
+    pub(in crate::reactor) fn outbox_len(&self) -> usize {
+        self.outbox.lock().payload.len()
+    }
 
     /// The reactor has been told to look, and does.
     pub(in crate::reactor) fn take_wishes(&self) -> Wishes {

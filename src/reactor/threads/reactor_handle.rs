@@ -45,6 +45,7 @@ impl ReactorHandle {
     pub fn metrics(&self) -> Metrics {
         let mut metrics = self.counters.read();
         (metrics.wakes_sent, metrics.wakes_saved) = self.mailbox.wakes();
+        metrics.writes_refused = self.mailbox.refused_writes();
         metrics
     }
 }
