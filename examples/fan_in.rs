@@ -2,20 +2,21 @@
 //!
 //! Every thread appends records; a record counts once it is on the disk (`fdatasync`). Three ways to get there: a
 //! mutex around the file, which syncs every record; a channel to a writer that syncs whatever it finds in the channel at a time;
-//! and the batcher, which syncs every batch. With the last two, a record is safe when the writer has ended or `close` returns.
+//! and the batcher, which syncs every batch. With the channel, a record is safe when the writer has ended; with the batcher, when
+//! `sync` returns. The batcher also waits for room on a full disk, and tries the same batch again.
 //!
 //! `cargo run --release --example fan_in -- --threads 16 --seconds 2`
 
 use std::error::Error;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use trochus::batch::Batcher;
+use trochus::batch::{Batcher, Written};
 
 /// Records that share a sync at most.
 const BATCH: usize = 65_536;
@@ -52,8 +53,13 @@ impl Log {
     fn append(&mut self, records: &[Record]) -> std::io::Result<()> {
         self.bytes.clear();
         records.iter().for_each(|record| record.encode(&mut self.bytes));
-        self.file.write_all(&self.bytes)?;
-        self.file.sync_data()?;
+        let start = self.file.stream_position()?;
+        if let Err(error) = self.file.write_all(&self.bytes).and_then(|()| self.file.sync_data()) {
+            // Some of it may be there, and all of it may come again.
+            self.file.set_len(start)?;
+            self.file.seek(SeekFrom::Start(start))?;
+            return Err(error);
+        }
         self.safe.fetch_add(records.len() as u64, Ordering::Relaxed);
         Ok(())
     }
@@ -128,13 +134,19 @@ fn with_channel(mut log: Log, options: &Options) -> Result<(Vec<u64>, u64), Fail
 }
 
 fn with_batcher(mut log: Log, options: &Options) -> Result<(Vec<u64>, u64), Failure> {
-    let batcher =
-        Batcher::builder().batch(BATCH).spawn(move |records: &mut Vec<Record>| log.append(records))?;
+    let batcher = Batcher::builder().batch(BATCH).spawn(move |records: &mut Vec<Record>| {
+        match log.append(records) {
+            Ok(()) => Ok(Written::Done),
+            Err(error) if error.kind() == ErrorKind::StorageFull => Ok(Written::again(error)),
+            Err(error) => Err(error),
+        }
+    })?;
     let counts = produce(options, || {
         let mut producer = batcher.producer();
         move |record| Ok(producer.push(record).map_err(|error| error.to_string())?)
     })?;
-    batcher.close()?; // everything is on the disk now
+    batcher.sync()?; // everything is on the disk now, and the log could go on
+    batcher.close()?;
     Ok((counts, batcher.stats().batches))
 }
 

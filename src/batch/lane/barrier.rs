@@ -70,7 +70,7 @@ pub(crate) fn init() {
 }
 
 #[cfg(all(target_os = "linux", not(loom), not(miri)))]
-pub(super) mod imp {
+mod imp {
     use std::cell::Cell;
     use std::io;
     use std::sync::Once;
@@ -155,7 +155,7 @@ pub(super) mod imp {
 
 /// loom has no interrupts. Where the barrier is asymmetric, a fence stands for what the kernel makes of the light side.
 #[cfg(loom)]
-pub(super) mod imp {
+pub(in crate::batch) mod imp {
     use super::{Ordering, fence};
 
     thread_local! {
