@@ -34,6 +34,8 @@ pub struct Consumer<T> {
     lanes: Vec<Reader<T>>,
     /// The lane whose turn it is.
     next: usize,
+    /// What the lanes held when they were looked at last; kept for its memory.
+    looked: Vec<usize>,
     /// Lanes adopted so far.
     seen: usize,
     phase: Phase,
@@ -66,6 +68,7 @@ impl<T> Consumer<T> {
             shared,
             lanes: Vec::new(),
             next: 0,
+            looked: Vec::new(),
             seen: 0,
             phase: Phase::Open,
             oldest: Instant::now(),

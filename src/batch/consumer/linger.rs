@@ -10,7 +10,7 @@ impl<T> Consumer<T> {
     pub(crate) fn prepare_sleep_until(&mut self, items: usize) {
         self.came_back();
         self.shared.counters.sleep();
-        self.arm_for(items.saturating_sub(self.pending()));
+        self.arm_for(items);
     }
 
     /// As [`is_ready`](Self::is_ready), behind [`prepare_sleep_until`](Self::prepare_sleep_until).
@@ -18,16 +18,18 @@ impl<T> Consumer<T> {
         self.has_reason(true)
     }
 
-    /// Arms for when `missing` more items may be there: one lane then has got at least its share of them. A lane that is added
-    /// wakes a consumer that lingers.
-    pub(super) fn arm_for(&mut self, missing: usize) {
+    /// Arms for when there may be so many items in the lanes: those that are missing come by equal shares, or one lane gets more
+    /// than its share. A lane that is added wakes a consumer that lingers.
+    pub(super) fn arm_for(&mut self, items: usize) {
+        // Looked at once: what comes in between must not count as missing and then not as new.
+        self.looked.clear();
+        self.looked.extend(self.lanes.iter().map(Reader::pending));
+        let missing = items.saturating_sub(self.looked.iter().sum());
         let share = missing.div_ceil(self.lanes.len().max(1));
-        self.lanes.iter_mut().for_each(|lane| lane.set_alarm(share));
+        for (lane, &pending) in self.lanes.iter_mut().zip(&self.looked) {
+            lane.set_alarm(pending, share);
+        }
         self.shared.gate.arm(ASLEEP | LINGERING);
-    }
-
-    fn pending(&self) -> usize {
-        self.lanes.iter().map(Reader::pending).sum()
     }
 
     /// Whether pushes are refused, so that nothing will come to what is in the lanes.

@@ -349,10 +349,11 @@ impl<T> Reader<T> {
         (self.lane.written.ended.load(Ordering::Acquire) || self.sealed.is_some()) && self.pending() == 0
     }
 
-    /// Has the writer wake a reader who lingers once `more` items were written, or half of the lane is full.
-    pub(crate) fn set_alarm(&mut self, more: usize) {
+    /// Has the writer wake a reader who lingers once `more` items were written behind the `pending` ones that were looked at, or
+    /// half of the lane is full.
+    pub(crate) fn set_alarm(&mut self, pending: usize, more: usize) {
         let half = self.lane.capacity.div_ceil(2);
-        let length = self.pending().saturating_add(more).min(half);
+        let length = pending.saturating_add(more).min(half);
         self.lane.alarm.store(self.head.wrapping_add(length), Ordering::Relaxed);
     }
 
