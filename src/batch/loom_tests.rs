@@ -193,7 +193,7 @@ fn an_event_loop_is_notified_of_what_it_did_not_see() {
 
 #[test]
 fn a_failing_consumer_gives_everything_back() {
-    model_each_barrier(3, || {
+    model_each_barrier(2, || {
         let (batcher, mut consumer) = Batcher::builder().batch(1).lane(1).build();
         let mut producer = batcher.producer();
         let pushing = thread::spawn(move || {
