@@ -121,15 +121,18 @@ impl<R> Drop for Slot<R> {
     }
 }
 
-/// A slot that goes home when this is dropped, whatever happens meanwhile: moved and not referred to, so that it need not have an
-/// address as long as it is used.
+/// A slot whose contents go home when this is dropped, whatever happens meanwhile: moved and not referred to, so that they need not
+/// have an address as long as they are used.
 pub(in crate::rpc) struct Lent<'h, R> {
     pub(in crate::rpc) slot: ManuallyDrop<Slot<R>>,
-    home: &'h mut Option<Slot<R>>,
+    home: &'h mut Slot<R>,
 }
 
 impl<'h, R> Lent<'h, R> {
-    pub(in crate::rpc) fn new(slot: Slot<R>, home: &'h mut Option<Slot<R>>) -> Self {
+    /// Until this is dropped, the spare reference is the lent slot's.
+    pub(in crate::rpc) fn new(home: &'h mut Slot<R>) -> Self {
+        let (ticket, answer) = (Cell::new(NOBODY), UnsafeCell::new(Answer::Later));
+        let slot = Slot { ticket, answer, spare: Cell::new(home.spare.get()) };
         Lent { slot: ManuallyDrop::new(slot), home }
     }
 }
@@ -137,10 +140,17 @@ impl<'h, R> Lent<'h, R> {
 impl<R> Drop for Lent<'_, R> {
     #[inline(always)]
     fn drop(&mut self) {
-        // SAFETY: this is the end of it; nobody looks at it again.
-        let slot = unsafe { ManuallyDrop::take(&mut self.slot) };
-        // The home is empty: it was made for this.
-        std::mem::forget(self.home.replace(slot));
+        let ticket = self.slot.ticket.get();
+        self.home.spare.set(self.slot.spare.get());
+        self.home.ticket.set(ticket);
+        // SAFETY: this is the end of the slot, which is not dropped itself; its dispatch has ended, so nobody has a reference.
+        let answer = unsafe { std::ptr::read(self.slot.answer.get()) };
+        if ticket == NOBODY {
+            // What it says has been seen. Known to the compiler, so that it need not be kept in the loop.
+            drop(answer);
+        } else {
+            *self.home.answer.get_mut() = answer;
+        }
     }
 }
 
@@ -653,6 +663,41 @@ mod tests {
         kept.take().unwrap().send("late".to_owned());
         assert_eq!(Arc::strong_count(&later), 1);
         assert_eq!(taken(&later), [(0, None), (1, Some("late".to_owned()))]);
+    }
+
+    #[test]
+    fn what_is_lent_goes_home() {
+        let later = unattached();
+        let mut home = Slot::new(&later);
+        let mut kept = Vec::new();
+        {
+            let lent = Lent::new(&mut home);
+            let mut dispatch = Dispatch::begin(&lent.slot, &later);
+            dispatch.serve(0, |reply| kept.push(reply));
+            dispatch.serve(1, |reply| reply.send("dropped with the slot".to_owned()));
+        }
+        assert!(home.take_panicked(&later).is_none());
+        for (ticket, leaves) in [(2, false), (3, true)] {
+            let serving = AssertUnwindSafe(|| {
+                let lent = Lent::new(&mut home);
+                Dispatch::begin(&lent.slot, &later).serve(ticket, |reply| {
+                    if leaves {
+                        kept.push(reply);
+                    } else {
+                        reply.send("said".to_owned());
+                    }
+                    panic!("on purpose");
+                });
+            });
+            assert!(catch_unwind(serving).is_err());
+            let (panicked, mut answer) = home.take_panicked(&later).unwrap();
+            assert_eq!((panicked, now(&mut answer)), (ticket, (!leaves).then(|| "said".to_owned())));
+        }
+        kept.into_iter().for_each(|reply| reply.send("late".to_owned()));
+        drop(home);
+        assert_eq!(Arc::strong_count(&later), 1);
+        let late = Some("late".to_owned());
+        assert_eq!(taken(&later), [(0, late.clone()), (3, late)]);
     }
 
     #[test]

@@ -64,7 +64,7 @@ struct Kept<Id, R> {
     id: Option<Id>,
     /// What is written here is written over, not dropped: empty while it is lent.
     buffer: ManuallyDrop<Vec<u8>>,
-    slot: Option<Slot<R>>,
+    slot: Slot<R>,
 }
 
 /// What is lent, without the slot.
@@ -114,7 +114,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             next_ticket: first,
             id: None,
             buffer: ManuallyDrop::new(std::mem::take(out)),
-            slot: Some(Slot::new(&later)),
+            slot: Slot::new(&later),
         };
         // Beyond the limit by one response: then reading pauses, and what is left comes again once there is room.
         let full = kept.buffer.len().saturating_add(room);
@@ -126,7 +126,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
                 Err(panic) => panic,
             };
             self.next_ticket = kept.next_ticket;
-            let panicked = kept.slot.as_mut().and_then(|slot| slot.take_panicked(&later));
+            let panicked = kept.slot.take_panicked(&later);
             let goes_on = match (panicked, kept.id.take()) {
                 (Some((ticket, answer)), Some(id)) => catch_unwind(AssertUnwindSafe(|| {
                     self.after_panic(&later, At { ticket, id }, answer, &mut kept.buffer)
@@ -165,8 +165,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         if self.is_blocked() {
             return Stop::NoRoom;
         }
-        let Some(slot) = kept.slot.take() else { return Stop::NoRoom };
-        let lent = Lent::new(slot, &mut kept.slot);
+        let lent = Lent::new(&mut kept.slot);
         let mut dispatch = Dispatch::begin(&lent.slot, later);
         let mut open = self.open.len();
         let first = kept.next_ticket;
