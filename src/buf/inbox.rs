@@ -38,6 +38,10 @@ impl Inbox {
         self.spill.len() - self.start
     }
 
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.spill[self.start..]
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }

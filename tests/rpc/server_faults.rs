@@ -280,3 +280,59 @@ fn a_service_hears_of_the_end_once() {
         assert!(told.try_recv().is_err());
     });
 }
+
+#[test]
+fn a_request_that_was_cut_off_is_told() {
+    on_each_backend(|runtime| {
+        let (server, told) = eloquent(runtime, &ServerOptions::new(), lines(), true);
+        assert_eq!(talk(&server, "one\nlate two\nthr"), "one\ntwo\n-ERR\n");
+        let said = told.recv_timeout(PATIENCE).unwrap();
+        assert!(said.starts_with("127.0.0.1:"), "{said}");
+        assert!(told.recv_timeout(PATIENCE).unwrap().contains("no request: "));
+        assert_eq!(server.metrics().decode_errors, 1);
+    });
+}
+
+/// Lines, of which the last may end with the stream.
+#[derive(Clone, Copy, Debug)]
+struct OpenEnded;
+
+impl trochus::codec::Decode for OpenEnded {
+    type Item<'a> = &'a str;
+    type Owned = String;
+
+    fn decode<'a>(&mut self, input: &'a [u8]) -> Result<trochus::codec::Decoded<&'a str>, DecodeError> {
+        trochus::codec::Decode::decode(&mut Lines::new(), input)
+    }
+
+    fn decode_eof<'a>(&mut self, input: &'a [u8]) -> Result<Option<&'a str>, DecodeError> {
+        let text = std::str::from_utf8(input).map_err(DecodeError::custom)?;
+        Ok((!text.is_empty()).then_some(text))
+    }
+
+    fn into_owned(item: &str) -> String {
+        item.to_owned()
+    }
+}
+
+impl trochus::codec::Encode<String> for OpenEnded {
+    fn encode(&mut self, item: &String, out: &mut Vec<u8>) -> Result<(), trochus::codec::EncodeError> {
+        trochus::codec::Encode::encode(&mut Lines::new(), item, out)
+    }
+}
+
+#[test]
+fn the_last_request_may_end_with_the_stream() {
+    on_each_backend(|runtime| {
+        let service = |line: &str, reply: Reply<String>| match line {
+            "late" => drop(thread::spawn(move || reply.send("late".to_owned()))),
+            _ => reply.send(line.to_owned()),
+        };
+        let server = Server::bind(runtime, ANY, OpenEnded, service).unwrap();
+        assert_eq!(talk(&server, "one\nlate\nthree"), "one\nlate\nthree\n");
+        assert_eq!(talk(&server, "one\nlate"), "one\nlate\n");
+        assert_eq!(talk(&server, "one\n"), "one\n");
+        let metrics = server.metrics();
+        assert_eq!((metrics.requests, metrics.responses), (6, 6));
+    });
+}

@@ -66,6 +66,12 @@ impl Io<'_> {
         self.link.wanted = bytes;
     }
 
+    /// What arrived and was not consumed: behind the peer's end of stream, the beginning of what it did not finish. Not for
+    /// `on_bytes`, which is shown it.
+    pub fn unconsumed(&self) -> &[u8] {
+        self.link.inbox.bytes()
+    }
+
     /// Stops reading, until [`resume_reading`](Self::resume_reading). What was received already stays unconsumed.
     pub fn pause_reading(&mut self) {
         self.link.paused = true;

@@ -285,7 +285,16 @@ impl<P: Protocol, S: Service<P>> Handler for Responder<P, S> {
     }
 
     fn on_end(&mut self, io: &mut Io<'_>) {
+        if !self.finishing {
+            let (rest, now) = (io.unconsumed().to_vec(), io.now());
+            if let Err(error) = self.serve_end(io.out(), now, &rest) {
+                self.answer_undecodable(io, error);
+            }
+            let room = io.room();
+            self.release(io.out(), room);
+        }
         self.finish(io);
+        self.arm(io);
     }
 
     fn on_shutdown(&mut self, io: &mut Io<'_>) {

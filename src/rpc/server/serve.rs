@@ -235,6 +235,30 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         }
     }
 
+    /// Serves the request that lasted until the end of the stream, if the codec knows such.
+    pub(super) fn serve_end(
+        &mut self,
+        out: &mut Vec<u8>,
+        now: Instant,
+        rest: &[u8],
+    ) -> Result<(), DecodeError> {
+        let Some(later) = self.later.clone() else { return Ok(()) };
+        let Some((id, request)) = P::Correlation::decode_eof(&mut self.requests, rest)? else {
+            return Ok(());
+        };
+        self.now = now;
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let slot = Slot::new(&later);
+        let mut dispatch = Dispatch::begin(&slot, &later);
+        let answer = dispatch.serve(ticket, |reply| self.service.call(request, reply));
+        let answer = std::mem::replace(answer, Answer::Later);
+        drop(dispatch);
+        self.server.tallies.mine().requests.add(1);
+        let _ = self.go_on_with(&later, At { ticket, id }, Unusual::Answer(answer), out);
+        Ok(())
+    }
+
     /// Whether the connection's slice of the turn is over; otherwise since when it is measured, and at which request to look again.
     #[cold]
     #[inline(never)]
