@@ -37,6 +37,9 @@ fn what_is_asked_for_happens_in_order(ground: &Ground) {
         handle.pause_reading().unwrap();
         handle.resume_reading().unwrap();
         ends(&handle).unwrap();
+        // At once, and not only when the reactor has come to it.
+        assert_eq!(handle.try_write(b"too late"), Err(HandleError::Closed));
+        assert_eq!(handle.room(), 0);
         assert_eq!(peer.receive_to_end(), b"first last words");
         assert_eq!(handle.try_write(b"too late"), Err(HandleError::Closed));
         drop(peer);

@@ -31,6 +31,8 @@ pub(crate) fn suites() -> Vec<Suite> {
             on_a_reactors_thread_a_write_does_not_wait,
             the_burst_of_one_turn_is_no_slow_peer,
             what_is_pending_is_told,
+            a_close_that_takes_too_long_can_be_cut_short,
+            a_task_is_told_by_the_waker_it_came_with_last,
         ]
     )]
 }
@@ -275,6 +277,44 @@ fn what_is_pending_is_told(ground: &Ground) {
     peer.receive(accepted);
     wait_until("nothing is pending", || handle.pending() == 0);
     assert!(handle.room() >= 100_000);
+    drop(peer);
+    stage.finish([server]);
+}
+
+fn a_close_that_takes_too_long_can_be_cut_short(ground: &Ground) {
+    let stage = ground.stage();
+    let (log, recorder) = log();
+    let server = stage.listen_stream(clogged(), move |_| recorder.probe());
+    let peer = Peer::connect(server.local_addr());
+    let handle = log.opened();
+    clog(&handle, &[1; 10_000]);
+    handle.close().unwrap();
+    assert!(handle.is_closed());
+    assert_eq!(handle.notify(), Err(HandleError::Closed));
+    handle.abort().unwrap();
+    assert_eq!(log.closed(), Ending::Aborted);
+    drop(peer);
+    stage.finish([server]);
+}
+
+fn a_task_is_told_by_the_waker_it_came_with_last(ground: &Ground) {
+    let stage = ground.stage();
+    let (log, recorder) = log();
+    let server = stage.listen_stream(clogged(), move |_| recorder.probe());
+    let peer = Peer::connect(server.local_addr());
+    let handle = log.opened();
+    let accepted = clog(&handle, &[1; 10_000]);
+    let (first, last) = (Arc::new(Count::default()), Arc::new(Count::default()));
+    let mut waiting = pin!(handle.write_async(vec![2; 60_000]));
+    for count in [&first, &last] {
+        let waker = Waker::from(count.clone());
+        assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    peer.receive(accepted);
+    wait_until("the last waker was called", || last.0.load(Ordering::SeqCst) == 1);
+    assert_eq!(first.0.load(Ordering::SeqCst), 0);
+    assert_eq!(block_on(waiting), Ok(()));
+    peer.receive(60_000);
     drop(peer);
     stage.finish([server]);
 }
