@@ -33,6 +33,7 @@ mod resets;
 mod seccomp;
 mod servers;
 mod shutdown;
+mod sockets;
 mod stream;
 mod writers;
 
@@ -88,6 +89,7 @@ fn trials() -> Vec<Trial> {
         shutdown::suites(),
         connecting::suites(),
         servers::suites(),
+        sockets::suites(),
         failing::suites(),
         embedded::suites(),
         churn::suites(),
