@@ -46,11 +46,14 @@ where
     assert_eq!(total.load(Ordering::SeqCst), i64::from(requests) * i64::from(requests + 1) / 2);
 }
 
+/// A million takes its time without optimization.
+const REQUESTS: i32 = if cfg!(debug_assertions) { 200_000 } else { 1_000_000 };
+
 #[test]
-fn a_proxy_on_one_reactor_passes_a_million_requests() {
+fn a_proxy_passes_everything_on_one_reactor() {
     for backend in Backend::available() {
-        watched(&backend.to_string(), move || passes(backend, Int32, 1_000_000));
-        watched(&backend.to_string(), move || passes(backend, Int32.by_id(), 100_000));
+        watched(&backend.to_string(), move || passes(backend, Int32, REQUESTS));
+        watched(&backend.to_string(), move || passes(backend, Int32.by_id(), REQUESTS / 4));
     }
 }
 

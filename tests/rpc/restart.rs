@@ -39,7 +39,9 @@ fn a_server_in_a_process_of_its_own() {
         "by_id" => Server::bind(&runtime, address, Int32.by_id(), serve),
         _ => Server::bind(&runtime, address, Int32, serve),
     };
-    println!("\nlistening on {}", server.unwrap().local_addr());
+    // Dropped, it would accept no more.
+    let server = server.unwrap();
+    println!("\nlistening on {}", server.local_addr());
     runtime.run_until_interrupted().unwrap();
     println!("\nstopped");
 }
