@@ -17,6 +17,7 @@ mod load;
 mod message;
 mod open_loop;
 mod options;
+mod outcome;
 mod pattern;
 mod pingpong;
 mod preset;
