@@ -39,9 +39,10 @@ impl<T> Producer<T> {
     /// there use [`try_push`](Self::try_push) or [`push_async`](Self::push_async).
     #[inline]
     pub fn push(&mut self, item: T) -> Result<(), PushError<T>> {
-        match self.try_push(item) {
-            Err(PushError::Full(item)) => self.push_slow(item),
-            done => done,
+        match self.shared.try_write(&mut self.writer, item) {
+            Ok(false) => Ok(()),
+            Ok(true) => self.attend(),
+            Err(item) => self.push_slow(item),
         }
     }
 
@@ -51,9 +52,10 @@ impl<T> Producer<T> {
     /// As [`push`](Self::push), and [`Full`](PushError::Full).
     #[inline]
     pub fn try_push(&mut self, item: T) -> Result<(), PushError<T>> {
-        match self.shared.try_push(&mut self.writer, item) {
-            Err(PushError::Full(item)) => self.make_room_and_push(item),
-            pushed => self.shared.announce(pushed),
+        match self.shared.try_write(&mut self.writer, item) {
+            Ok(false) => Ok(()),
+            Ok(true) => self.attend(),
+            Err(item) => self.make_room_and_push(item),
         }
     }
 
@@ -99,7 +101,18 @@ impl<T> Producer<T> {
     }
 
     #[cold]
+    #[inline(never)]
+    fn attend(&mut self) -> Result<(), PushError<T>> {
+        let pushed = self.shared.attend(&mut self.writer);
+        self.shared.announce(pushed)
+    }
+
+    #[cold]
+    #[inline(never)]
     fn make_room_and_push(&mut self, item: T) -> Result<(), PushError<T>> {
+        if self.shared.is_stopped() {
+            return Err(self.shared.refuse(item));
+        }
         let weight = self.shared.weigh(&item);
         loop {
             match self.writer.make_room(weight) {
@@ -114,8 +127,12 @@ impl<T> Producer<T> {
     }
 
     #[cold]
+    #[inline(never)]
     fn push_slow(&mut self, item: T) -> Result<(), PushError<T>> {
-        PushAsync::new(Target::Own(self), item).wait()
+        match self.make_room_and_push(item) {
+            Err(PushError::Full(item)) => PushAsync::new(Target::Own(self), item).wait(),
+            done => done,
+        }
     }
 }
 

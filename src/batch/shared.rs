@@ -70,18 +70,29 @@ impl<T> Shared<T> {
 
     /// Writes the item into the lane. `Ok` means that the consumer gets it, or its loss is reported; and `true`, that
     /// the consumer is to be woken, once the caller holds no lock. `Full` if there is no room that the writer knows of.
-    #[inline(always)]
     pub(crate) fn try_push(&self, writer: &mut Writer<T>, item: T) -> Result<bool, PushError<T>> {
-        if self.gate.state() & STOPPED != 0 {
-            return Err(self.refuse(item));
+        match self.try_write(writer, item) {
+            Ok(false) => Ok(false),
+            Ok(true) => self.attend(writer),
+            Err(item) if self.is_stopped() => Err(self.refuse(item)),
+            Err(item) => Err(PushError::Full(item)),
         }
-        writer.try_write(item).map_err(PushError::Full)?;
-        if self.gate.wants_attention() { self.attend(writer) } else { Ok(false) }
+    }
+
+    /// The part of `try_push` that every push goes through, small enough to become part of the caller's loop: `Ok` when the item
+    /// was written, and `true` that `attend` has to follow. Anything else is for `try_push`, at leisure.
+    #[inline(always)]
+    pub(crate) fn try_write(&self, writer: &mut Writer<T>, item: T) -> Result<bool, T> {
+        if self.gate.state() & STOPPED != 0 {
+            return Err(item);
+        }
+        writer.try_write(item)?;
+        Ok(self.gate.wants_attention())
     }
 
     /// After a write that met a consumer asleep or a batcher just stopped; or any, where the barrier is a fence.
     #[cold]
-    fn attend(&self, writer: &mut Writer<T>) -> Result<bool, PushError<T>> {
+    pub(crate) fn attend(&self, writer: &mut Writer<T>) -> Result<bool, PushError<T>> {
         let state = self.gate.state_after_write();
         if state & STOPPED != 0
             && let Some(item) = writer.revoke()
@@ -92,7 +103,6 @@ impl<T> Shared<T> {
     }
 
     /// What comes behind a write, when no lock is held any more.
-    #[inline(always)]
     pub(crate) fn announce(&self, pushed: Result<bool, PushError<T>>) -> Result<(), PushError<T>> {
         if pushed? {
             self.gate.wake();
@@ -105,7 +115,11 @@ impl<T> Shared<T> {
         self.scale.as_ref().map_or(0, |scale| (scale.weigh)(item))
     }
 
-    fn refuse(&self, item: T) -> PushError<T> {
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.gate.state() & STOPPED != 0
+    }
+
+    pub(crate) fn refuse(&self, item: T) -> PushError<T> {
         if self.gate.state() & FAILED != 0 { PushError::Failed(item) } else { PushError::Closed(item) }
     }
 

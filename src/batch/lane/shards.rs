@@ -8,7 +8,7 @@ use std::thread;
 use crossbeam_utils::CachePadded;
 
 use super::ring::{Growth, Lane, Room, Writer};
-use super::spin::SpinLock;
+use super::spin::{SpinGuard, SpinLock};
 use crate::batch::error::PushError;
 use crate::batch::shared::Shared;
 use crate::batch::sync::Arc;
@@ -33,21 +33,36 @@ impl<T> Shards<T> {
     #[inline(always)]
     pub(crate) fn try_push(&self, shard: usize, shared: &Shared<T>, item: T) -> Result<(), PushError<T>> {
         let mut writer = self.shard(shard).lock();
-        let pushed = match &mut *writer {
-            Some(writer) => shared.try_push(writer, item),
-            None => Err(PushError::Full(item)),
+        let written = match &mut *writer {
+            Some(writer) => shared.try_write(writer, item),
+            None => Err(item),
         };
-        drop(writer);
-        match pushed {
-            Err(PushError::Full(item)) => self.make_room_and_push(shard, shared, item),
-            pushed => shared.announce(pushed),
+        match written {
+            Ok(false) => Ok(()),
+            Ok(true) => Self::attend(writer, shared),
+            Err(item) => {
+                drop(writer);
+                self.make_room_and_push(shard, shared, item)
+            }
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn attend(mut writer: SpinGuard<'_, Option<Writer<T>>>, shared: &Shared<T>) -> Result<(), PushError<T>> {
+        let pushed = writer.as_mut().map_or(Ok(false), |writer| shared.attend(writer));
+        drop(writer);
+        shared.announce(pushed)
     }
 
     /// Makes a lane or enlarges it, if that is what is missing. What is allocated, dropped or the application's happens
     /// while the lock is not held; so another thread may have been here in between.
     #[cold]
+    #[inline(never)]
     fn make_room_and_push(&self, shard: usize, shared: &Shared<T>, item: T) -> Result<(), PushError<T>> {
+        if shared.is_stopped() {
+            return Err(shared.refuse(item));
+        }
         let weight = shared.weigh(&item);
         let mut growth: Option<Growth<T>> = None;
         loop {
