@@ -6,8 +6,8 @@
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Sender};
-use trochus::Runtime;
 use trochus::net::{CloseReason, Handler, Io};
+use trochus::{Reactor, Runtime};
 
 struct Echo;
 
@@ -41,7 +41,7 @@ impl Handler for Print {
         bytes.len()
     }
 
-    fn on_close(&mut self, reason: &CloseReason) {
+    fn on_close(&mut self, reason: &CloseReason, _reactor: &mut Reactor) {
         let result = match &self.failure {
             Some(error) => Err(format!("cannot print what came back: {error}")),
             None if reason.is_clean() => Ok(()),

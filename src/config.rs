@@ -82,8 +82,12 @@ pub const CONNECT_RETRY: Duration = Duration::from_millis(5);
 /// How long a closed connection waits for its peer's end of stream, so that the peer can read the last output.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a closed connection may take to send the rest of its output.
+/// How long the peer of a closed connection may take none of the output that is left.
 pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long the peer of an open connection may take none of the output that waits for it. Two sides that both wait for
+/// the other to read would wait for ever otherwise.
+pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long a drain lets connections finish by themselves.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -245,8 +249,19 @@ impl Default for RingEntries {
 pub(crate) struct Limits {
     pub(crate) output_soft: usize,
     pub(crate) output_hard: usize,
+    /// Output that is left when the handler is told that there is room. Half of the soft limit unless set.
+    pub(crate) low_water: Option<usize>,
+    /// Whether output beyond the soft limit keeps input from being read.
+    pub(crate) throttles: bool,
     pub(crate) input: usize,
     pub(crate) outbox: usize,
+}
+
+impl Limits {
+    #[inline]
+    pub(crate) fn low_water(&self) -> usize {
+        self.low_water.unwrap_or(self.output_soft / 2)
+    }
 }
 
 impl Default for Limits {
@@ -254,6 +269,8 @@ impl Default for Limits {
         Limits {
             output_soft: OUTPUT_SOFT_BYTES,
             output_hard: OUTPUT_HARD_BYTES,
+            low_water: None,
+            throttles: true,
             input: INPUT_BYTES,
             outbox: OUTBOX_BYTES,
         }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::time::Instant;
 use trochus::net::{Address, CloseReason, Handler, Io};
-use trochus::{Backend, Runtime};
+use trochus::{Backend, Reactor, Runtime};
 
 pub(crate) const PING_PONG: Experiment = Experiment {
     name: "pingpong",
@@ -224,7 +224,7 @@ impl Handler for Pinger {
         io.abort();
     }
 
-    fn on_close(&mut self, reason: &CloseReason) {
+    fn on_close(&mut self, reason: &CloseReason, _reactor: &mut Reactor) {
         if !reason.is_clean() && self.outcomes.is_some() {
             self.fail(reason);
         }

@@ -6,6 +6,7 @@ use crate::stream::Flow;
 use crate::watch::Watch;
 use crate::wire::{HELLO_BYTES, Hello, Mode, Verdict};
 use std::sync::Arc;
+use trochus::Reactor;
 use trochus::net::{CloseReason, Handler, Io};
 
 pub(crate) struct Session {
@@ -108,7 +109,7 @@ impl Handler for Session {
         io.close();
     }
 
-    fn on_close(&mut self, reason: &CloseReason) {
+    fn on_close(&mut self, reason: &CloseReason, _reactor: &mut Reactor) {
         // A client that went away has failed itself; the server goes on.
         if !reason.is_clean() && !matches!(reason, CloseReason::Aborted) {
             eprintln!("loopback: connection {}, at the server: {reason}", self.connection);

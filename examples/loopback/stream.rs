@@ -5,6 +5,7 @@ use crate::watch::Watch;
 use crate::wire::{Hello, Mode, VERDICT_BYTES, Verdict};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use trochus::Reactor;
 use trochus::net::{CloseReason, Handler, Io};
 
 /// Both directions of a stream of the pattern.
@@ -132,7 +133,7 @@ impl Handler for StreamClient {
         io.close();
     }
 
-    fn on_close(&mut self, reason: &CloseReason) {
+    fn on_close(&mut self, reason: &CloseReason, _reactor: &mut Reactor) {
         if self.outcomes.is_some() {
             self.fail(reason);
         }

@@ -1,10 +1,12 @@
 //! Memory that moves between a connection and its driver: what is going out, what came in, and spare vectors.
 
 mod inbox;
+mod marks;
 mod payload;
 mod spare;
 
 pub(crate) use inbox::{Inbox, Offered};
+pub(crate) use marks::Marks;
 pub(crate) use payload::Payload;
 pub(crate) use spare::{HasSpare, Spare};
 

@@ -39,7 +39,7 @@ fn a_peer_that_half_closes_still_gets_all_output(ground: &Ground) {
     assert!(peer.receive_to_end() == pattern(MUCH));
     drop(peer);
     log.find(|event| matches!(event, Event::Ended).then_some(()));
-    assert_eq!(log.closed(), Ending::Closed);
+    assert_eq!(log.closed(), Ending::ByPeer);
     stage.finish([server]);
 }
 
@@ -57,7 +57,7 @@ fn output_after_the_peers_end_still_arrives(ground: &Ground) {
     handle.write(b"and on").unwrap();
     handle.shutdown_write().unwrap();
     assert_eq!(peer.receive_to_end(), b"and on");
-    assert_eq!(log.closed(), Ending::Closed);
+    assert_eq!(log.closed(), Ending::ByPeer);
     drop(peer);
     stage.finish([server]);
 }
@@ -200,7 +200,7 @@ fn a_peer_that_does_not_finish_is_left(ground: &Ground) {
     let server = stage.listen_stream(options, move |_| recorder.probe().open(|io| io.close()));
     let peer = Peer::connect(server.local_addr());
     assert!(peer.receive_to_end().is_empty());
-    assert_eq!(log.closed(), Ending::Closed);
+    assert_eq!(log.closed(), Ending::CloseTimeout);
     stage.finish([server]);
     drop(peer);
 }

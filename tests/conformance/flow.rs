@@ -19,6 +19,10 @@ pub(crate) fn suites() -> Vec<Suite> {
             the_end_waits_behind_bytes_that_were_not_consumed,
             the_end_is_told_though_output_has_ended_before,
             a_peer_that_never_reads_is_stalled,
+            a_handler_hears_of_room_before_its_output_runs_dry,
+            what_other_threads_write_does_not_pause_reading,
+            what_other_threads_wrote_counts_no_more_once_it_is_sent,
+            reading_goes_on_at_half_the_limit,
             too_much_output_closes_and_names_the_limit,
             too_much_unconsumed_input_closes_and_names_the_limit,
             a_pool_smaller_than_the_traffic_serves_everybody,
@@ -60,7 +64,7 @@ fn a_paused_connection_is_not_read(ground: &Ground) {
     handle.pause_reading().unwrap();
     drop(peer);
     handle.resume_reading().unwrap();
-    assert_eq!(log.closed(), Ending::Closed);
+    assert_eq!(log.closed(), Ending::ByPeer);
     stage.finish([server]);
 }
 
@@ -83,7 +87,7 @@ fn pausing_amid_bytes_keeps_the_rest(ground: &Ground) {
         assert_eq!(peer.receive(1), [*expected]);
         handle.resume_reading().unwrap();
     }
-    assert_eq!(log.closed(), Ending::Closed);
+    assert_eq!(log.closed(), Ending::ByPeer);
     drop(peer);
     stage.finish([server]);
 }
@@ -111,7 +115,7 @@ fn the_end_waits_behind_bytes_that_were_not_consumed(ground: &Ground) {
         assert!(matches!(log.next(), Event::Bytes(bytes) if bytes == b"all of it"));
     }
     assert!(matches!(log.next(), Event::Ended));
-    assert_eq!(log.closed(), Ending::Closed);
+    assert_eq!(log.closed(), Ending::ByPeer);
     drop(peer);
     stage.finish([server]);
 }
@@ -167,6 +171,110 @@ fn a_peer_that_never_reads_is_stalled(ground: &Ground) {
     wait_until("reading pauses", || stage.metrics().reads_paused >= 1);
     peer.end_output();
     assert!(peer.receive_to_end() == message[..written], "all of it comes back once the peer reads");
+    drop(peer);
+    stage.finish([server]);
+}
+
+fn a_handler_hears_of_room_before_its_output_runs_dry(ground: &Ground) {
+    const MARK: usize = 20_000;
+    let stage = ground.stage();
+    let (log, recorder) = log();
+    let options = narrow().output_limits(64 << 10, 64 << 20).low_water(MARK);
+    let server = stage.listen_stream(options, move |_| {
+        let mut left = 40;
+        let room = move |io: &mut trochus::net::Io<'_>| {
+            assert!(io.pending() <= MARK, "{} bytes are left", io.pending());
+            if left > 0 {
+                left -= 1;
+                io.write(&pattern(50_000));
+            }
+        };
+        recorder
+            .probe()
+            .open(|io| io.write(&pattern(MARK)))
+            .notify(|io| io.write(&pattern(MARK + 1)))
+            .room(room)
+    });
+    let peer = Peer::connect(server.local_addr());
+    let handle = log.opened();
+    // No more than the mark was ever waiting.
+    assert_eq!(peer.receive(MARK).len(), MARK);
+    assert!(matches!(log.next(), Event::Drained));
+    handle.notify().unwrap();
+    assert_eq!(peer.receive(MARK + 1 + 40 * 50_000).len(), MARK + 1 + 40 * 50_000);
+    drop(peer);
+    let mut rooms = 0;
+    log.find(|event| {
+        rooms += u32::from(matches!(event, Event::Room));
+        matches!(event, Event::Closed(_)).then_some(())
+    });
+    assert_eq!(rooms, 41, "once each time that it had been above");
+    stage.finish([server]);
+}
+
+/// A peer that reads nothing, over little memory in the kernel.
+fn narrow_peer(address: &trochus::net::Address) -> Peer {
+    let peer = Peer::unconnected(address);
+    peer.0.set_recv_buffer_size(16 << 10).unwrap();
+    peer.0.connect(&crate::ground::to_sock_addr(address)).unwrap();
+    peer
+}
+
+fn what_other_threads_write_does_not_pause_reading(ground: &Ground) {
+    let stage = ground.stage();
+    let (log, recorder) = log();
+    let server = stage.listen_stream(narrow(), move |_| recorder.probe());
+    let peer = narrow_peer(server.local_addr());
+    let handle = log.opened();
+    (0..4).for_each(|_| handle.write(&pattern(1 << 20)).unwrap());
+    wait_until("it is the reactor's", || {
+        handle.write(&[]).is_ok() && stage.metrics().sends + stage.metrics().commands > 1
+    });
+    peer.send(b"heard all the same");
+    assert_eq!(log.bytes(18), b"heard all the same");
+    assert_eq!(stage.metrics().reads_paused, 0);
+    drop(peer);
+    log.closed();
+    stage.finish([server]);
+}
+
+/// First the one, then the other: were the first still counted, the second would never pause reading.
+fn what_other_threads_wrote_counts_no_more_once_it_is_sent(ground: &Ground) {
+    let stage = ground.stage();
+    let (log, recorder) = log();
+    let server = stage.listen_stream(narrow(), move |_| recorder.echo());
+    let peer = narrow_peer(server.local_addr());
+    peer.0.set_send_buffer_size(16 << 10).unwrap();
+    let handle = log.opened();
+    handle.write(&pattern(8 << 20)).unwrap();
+    assert!(peer.receive(8 << 20) == pattern(8 << 20));
+    let written = write_until_stalled(&peer, &pattern(32 << 20));
+    assert!(written < 4 << 20, "the soft limit is 64 KiB, and yet {written} bytes found room");
+    assert!(stage.metrics().reads_paused >= 1);
+    peer.end_output();
+    assert!(peer.receive_to_end() == pattern(32 << 20)[..written]);
+    drop(peer);
+    stage.finish([server]);
+}
+
+/// A pause for each half of the limit that the peer takes, not for each send.
+fn reading_goes_on_at_half_the_limit(ground: &Ground) {
+    const SOFT: usize = 256 << 10;
+    let stage = ground.stage();
+    let (log, recorder) = log();
+    let options = StreamOptions::new().send_buffer(16 << 10).output_limits(SOFT, 64 << 20);
+    let server = stage.listen_stream(options, move |_| recorder.echo());
+    let peer = narrow_peer(server.local_addr());
+    log.opened();
+    let total = 16 << 20;
+    let sender = {
+        let peer = Peer::over(peer.0.try_clone().unwrap());
+        thread::spawn(move || peer.send(&pattern(total)))
+    };
+    assert!(peer.receive(total) == pattern(total));
+    sender.join().unwrap();
+    let paused = stage.metrics().reads_paused as usize;
+    assert!(paused <= total / (SOFT / 2), "reading paused {paused} times");
     drop(peer);
     stage.finish([server]);
 }

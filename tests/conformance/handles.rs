@@ -113,7 +113,7 @@ fn a_full_outbox_says_so_and_a_writer_waits(ground: &Ground) {
     assert!(peer.receive(expected.len()) == expected, "what was accepted arrives, and nothing else");
     writer.join().unwrap().unwrap();
     drop(peer);
-    assert_eq!(log.closed(), Ending::Closed);
+    assert_eq!(log.closed(), Ending::ByPeer);
     stage.finish([server]);
 }
 
@@ -188,7 +188,7 @@ fn after_the_end_everything_says_so(ground: &Ground) {
     let handle = log.opened();
     assert!(!handle.is_closed());
     drop(peer);
-    assert_eq!(log.closed(), Ending::Closed);
+    assert_eq!(log.closed(), Ending::ByPeer);
     wait_until("the handle knows", || handle.is_closed());
     assert_eq!(handle.write(b"x"), Err(HandleError::Closed));
     assert_eq!(handle.try_write(b"x"), Err(HandleError::Closed));

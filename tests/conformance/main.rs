@@ -35,6 +35,7 @@ mod servers;
 mod shutdown;
 mod sockets;
 mod stream;
+mod truth;
 mod writers;
 
 use ground::Ground;
@@ -77,6 +78,7 @@ fn trials() -> Vec<Trial> {
         flow::suites(),
         endings::suites(),
         resets::suites(),
+        truth::suites(),
         handles::suites(),
         writers::suites(),
         reach::suites(),

@@ -133,7 +133,7 @@ fn a_short_backlog_serves_all(ground: &Ground) {
         assert_eq!(peer.receive(1), [byte]);
     }
     for _ in 0..50 {
-        assert_eq!(log.closed(), Ending::Closed);
+        assert_eq!(log.closed(), Ending::ByPeer);
     }
     assert!(!log.rest().iter().any(|event| matches!(event, Event::Opened(_))));
     stage.finish([server]);

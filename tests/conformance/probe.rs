@@ -3,6 +3,7 @@
 use crate::accounts::DEADLINE;
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use trochus::Reactor;
 use trochus::net::{CloseReason, Handle, Handler, Io};
 
 /// What happened to a connection.
@@ -11,6 +12,7 @@ pub(crate) enum Event {
     Opened(Handle),
     Bytes(Vec<u8>),
     Ended,
+    Room,
     Drained,
     Notified,
     Timer,
@@ -22,6 +24,10 @@ pub(crate) enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     Closed,
+    ByPeer,
+    CloseTimeout,
+    FlushTimeout,
+    WriteStalled { text: String },
     Aborted,
     Failed(io::ErrorKind),
     ConnectFailed(io::ErrorKind),
@@ -36,6 +42,10 @@ impl From<&CloseReason> for Ending {
         let text = reason.to_string();
         match *reason {
             CloseReason::Closed => Ending::Closed,
+            CloseReason::ByPeer => Ending::ByPeer,
+            CloseReason::CloseTimeout { .. } => Ending::CloseTimeout,
+            CloseReason::FlushTimeout { .. } => Ending::FlushTimeout,
+            CloseReason::WriteStalled { .. } => Ending::WriteStalled { text },
             CloseReason::Aborted => Ending::Aborted,
             CloseReason::Failed(ref error) => Ending::Failed(error.kind()),
             CloseReason::ConnectFailed(ref error) => Ending::ConnectFailed(error.kind()),
@@ -97,7 +107,7 @@ impl Log {
         while all.len() < len {
             match self.next() {
                 Event::Bytes(bytes) => all.extend(bytes),
-                Event::Drained => {}
+                Event::Drained | Event::Room => {}
                 other => panic!("expected bytes ({} of {len} so far), got {other:?}", all.len()),
             }
         }
@@ -126,11 +136,12 @@ pub(crate) struct Probe {
     bytes: Option<OnBytes>,
     open: Option<Hook>,
     end: Option<Hook>,
+    room: Option<Hook>,
     drained: Option<Hook>,
     notify: Option<Hook>,
     timer: Option<Hook>,
     shutdown: Option<Hook>,
-    close: Option<Box<dyn FnMut() + Send>>,
+    close: Option<Box<dyn FnMut(&mut Reactor) + Send>>,
 }
 
 impl Recorder {
@@ -140,6 +151,7 @@ impl Recorder {
             bytes: None,
             open: None,
             end: None,
+            room: None,
             drained: None,
             notify: None,
             timer: None,
@@ -167,14 +179,14 @@ macro_rules! hooks {
 }
 
 impl Probe {
-    hooks!(open, end, drained, notify, timer, shutdown);
+    hooks!(open, end, room, drained, notify, timer, shutdown);
 
     pub(crate) fn bytes(mut self, hook: impl FnMut(&mut Io<'_>, &[u8]) -> usize + Send + 'static) -> Self {
         self.bytes = Some(Box::new(hook));
         self
     }
 
-    pub(crate) fn close(mut self, hook: impl FnMut() + Send + 'static) -> Self {
+    pub(crate) fn close(mut self, hook: impl FnMut(&mut Reactor) + Send + 'static) -> Self {
         self.close = Some(Box::new(hook));
         self
     }
@@ -208,6 +220,11 @@ impl Handler for Probe {
         run(&mut self.end, io, |io| io.close());
     }
 
+    fn on_room(&mut self, io: &mut Io<'_>) {
+        self.tell(Event::Room);
+        run(&mut self.room, io, |_| {});
+    }
+
     fn on_drained(&mut self, io: &mut Io<'_>) {
         self.tell(Event::Drained);
         run(&mut self.drained, io, |_| {});
@@ -228,10 +245,10 @@ impl Handler for Probe {
         run(&mut self.shutdown, io, |io| io.close());
     }
 
-    fn on_close(&mut self, reason: &CloseReason) {
+    fn on_close(&mut self, reason: &CloseReason, reactor: &mut Reactor) {
         self.tell(Event::Closed(reason.into()));
         if let Some(hook) = &mut self.close {
-            hook();
+            hook(reactor);
         }
     }
 }

@@ -63,7 +63,7 @@ fn what_is_asked_for_happens_in_order(ground: &Ground) {
     assert_eq!(log.bytes(6), b"unread");
     assert_eq!(peer.receive(11), b" last words");
     drop(peer);
-    assert_eq!(log.closed(), Ending::Closed);
+    assert_eq!(log.closed(), Ending::ByPeer);
     stage.finish([server]);
 }
 

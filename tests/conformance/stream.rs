@@ -39,7 +39,7 @@ fn a_connection_is_opened_served_drained_and_closed(ground: &Ground) {
     assert!(matches!(log.next(), Event::Drained));
     peer.end_output();
     assert!(matches!(log.next(), Event::Ended));
-    assert!(matches!(log.next(), Event::Closed(Ending::Closed)));
+    assert!(matches!(log.next(), Event::Closed(Ending::ByPeer)));
     assert!(peer.receive_to_end().is_empty());
     let metrics = stage.finish([server]);
     assert_eq!((metrics.connections_opened, metrics.received_bytes, metrics.sent_bytes), (1, 5, 5));
@@ -60,7 +60,7 @@ fn unconsumed_bytes_come_again_with_more_behind_them(ground: &Ground) {
     let shown = log.bytes(4);
     assert!(shown.starts_with(b"efgh"), "{shown:?}");
     drop(peer);
-    assert_eq!(log.closed(), Ending::Closed);
+    assert_eq!(log.closed(), Ending::ByPeer);
     stage.finish([server]);
 }
 
@@ -96,7 +96,7 @@ fn a_frame_that_comes_byte_by_byte_is_seen_whole(ground: &Ground) {
     frame.iter().for_each(|byte| peer.send(&[*byte]));
     assert_eq!(peer.receive(FRAME), frame);
     drop(peer);
-    assert_eq!(log.closed(), Ending::Closed);
+    assert_eq!(log.closed(), Ending::ByPeer);
     stage.finish([server]);
 }
 

@@ -56,7 +56,7 @@ fn the_limit_counts_the_write_itself(ground: &Ground) {
     assert_eq!(handle.try_write(b""), Ok(()), "nothing finds room anywhere");
     assert!(peer.receive(accepted).iter().all(|byte| *byte == 7));
     drop(peer);
-    assert_eq!(log.closed(), Ending::Closed);
+    assert_eq!(log.closed(), Ending::ByPeer);
     stage.finish([server]);
 }
 
@@ -82,7 +82,7 @@ fn a_writer_gives_up_in_time(ground: &Ground) {
     handle.write_timeout(b"there is room", Duration::ZERO).unwrap();
     assert_eq!(peer.receive(13), b"there is room");
     drop(peer);
-    assert_eq!(log.closed(), Ending::Closed);
+    assert_eq!(log.closed(), Ending::ByPeer);
     assert_eq!(handle.write_timeout(b"x", Duration::MAX), Err(HandleError::Closed));
     stage.finish([server]);
 }
@@ -198,7 +198,7 @@ fn a_task_that_gives_up_has_written_nothing(ground: &Ground) {
     assert_eq!(kept.as_mut().poll(&mut context), Poll::Ready(Ok(())));
     assert!(peer.receive(60_000).iter().all(|byte| *byte == 3));
     drop(peer);
-    assert_eq!(log.closed(), Ending::Closed);
+    assert_eq!(log.closed(), Ending::ByPeer);
     stage.finish([server]);
 }
 

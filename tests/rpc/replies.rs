@@ -301,7 +301,8 @@ fn a_panicking_service_closes_its_connection_only() {
         let client = Client::connect(runtime, server.local_addr(), Int32).unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, [-1]);
-        assert!(peer.read(&mut [0]).is_ok_and(|bytes| bytes == 0) || peer.read(&mut [0]).is_err());
+        // A reset, for its output was cut off.
+        assert!(!peer.read(&mut [0]).is_ok_and(|bytes| bytes > 0));
         assert_eq!(client.call(7).wait().unwrap(), 7);
         assert_eq!((server.metrics().panics, runtime.metrics().handler_panics), (1, 0));
     });

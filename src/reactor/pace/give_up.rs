@@ -25,6 +25,11 @@ impl Reactor {
         for id in self.connections.ids() {
             self.abandon(id);
         }
+        // Whoever connected again in `on_close` hears no more.
+        for id in self.connections.ids() {
+            let connection = self.connections.remove(id);
+            contained(|| drop(connection));
+        }
     }
 
     fn abandon(&mut self, id: Id) {
@@ -36,7 +41,7 @@ impl Reactor {
                     self.shared.counters.connections_closed.add(1);
                 }
             }
-            self.call(id, |handler, _| handler.on_close(&CloseReason::Shutdown));
+            self.tell_closed(id, &CloseReason::Shutdown);
         });
         let connection = self.connections.remove(id);
         contained(|| drop(connection));

@@ -59,7 +59,7 @@ impl Handler for Probe {
         }
     }
 
-    fn on_close(&mut self, _reason: &CloseReason) {
+    fn on_close(&mut self, _reason: &CloseReason, _reactor: &mut Reactor) {
         self.log.borrow_mut().push(("close", self.number));
     }
 }

@@ -208,7 +208,7 @@ impl Reactor {
         }
         let id = self.connections.insert(|id| Connection {
             handler,
-            link: Link::new(id, socket, peer, options, Phase::Open, Some(seat)),
+            link: Link::new(id, socket, peer, options, Phase::Open, Some(seat), self.shared.now),
         });
         self.opened(id);
     }

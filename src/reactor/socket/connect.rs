@@ -64,13 +64,15 @@ impl Reactor {
         handler: Box<dyn Handler>,
     ) -> Id {
         let options = Rc::new(options.clone());
-        let deadline = deadline(self.driver.now(), options.connect_timeout);
+        let now = self.driver.now();
+        let due = Some(deadline(now, options.connect_timeout));
         let id = self.connections.insert(|id| Connection {
             handler,
-            link: Link::new(id, socket, address.clone(), options, Phase::Connecting, None),
+            link: Link::new(id, socket, address.clone(), options, Phase::Connecting, None, now),
         });
         if let Some(Connection { link, .. }) = self.connections.get_mut(id) {
-            self.timers.change(&mut link.phase_timer, Due::Phase(id), Some(deadline));
+            link.phase_deadline = due;
+            self.timers.change(&mut link.phase_timer, Due::Phase(id), due);
         }
         self.submit_connect(id, target);
         id

@@ -21,6 +21,8 @@ pub struct StreamOptions {
     user_timeout: Option<Duration>,
     pub(crate) connect_timeout: Duration,
     pub(crate) close_timeout: Duration,
+    pub(crate) flush_timeout: Duration,
+    pub(crate) write_stall_timeout: Duration,
     pub(crate) limits: Limits,
     pub(super) tuning: Tuning,
 }
@@ -35,6 +37,8 @@ impl Default for StreamOptions {
             user_timeout: None,
             connect_timeout: config::CONNECT_TIMEOUT,
             close_timeout: config::CLOSE_TIMEOUT,
+            flush_timeout: config::FLUSH_TIMEOUT,
+            write_stall_timeout: config::WRITE_STALL_TIMEOUT,
             limits: Limits::default(),
             tuning: Tuning::default(),
         }
@@ -84,17 +88,51 @@ impl StreamOptions {
         self
     }
 
-    /// How long a closed connection waits for its peer to finish: [`config::CLOSE_TIMEOUT`] unless set.
+    /// How long a closed connection waits for its peer to finish, counted from when the kernel took the last of the output:
+    /// [`config::CLOSE_TIMEOUT`] unless set. `Duration::MAX` for as long as that takes.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
         self
     }
 
-    /// Bytes of output that may wait for the peer: from `soft` on, input is not read; beyond `hard`, the connection is
-    /// closed. [`config::OUTPUT_SOFT_BYTES`] and [`config::OUTPUT_HARD_BYTES`] unless set.
+    /// How long the peer of a closed connection may take none of the output that is left, before the connection is reset
+    /// ([`CloseReason::FlushTimeout`](crate::net::CloseReason::FlushTimeout)): [`config::FLUSH_TIMEOUT`] unless set. It counts from
+    /// the last progress, however long all of it takes.
+    pub fn flush_timeout(mut self, timeout: Duration) -> Self {
+        self.flush_timeout = timeout;
+        self
+    }
+
+    /// How long the peer of an open connection may take none of the output that waits for it, before the connection is reset
+    /// ([`CloseReason::WriteStalled`](crate::net::CloseReason::WriteStalled)): [`config::WRITE_STALL_TIMEOUT`] unless set,
+    /// `Duration::MAX` for ever. It counts from the last progress.
+    pub fn write_stall_timeout(mut self, timeout: Duration) -> Self {
+        self.write_stall_timeout = timeout;
+        self
+    }
+
+    /// Bytes of output that may wait for the peer: from `soft` on, input is not read until half of that is left; beyond `hard`,
+    /// the connection is closed. A single answer may be larger than `hard`, if nothing else was waiting.
+    /// [`config::OUTPUT_SOFT_BYTES`] and [`config::OUTPUT_HARD_BYTES`] unless set. What other threads write through a
+    /// [`Handle`](crate::reactor::Handle) counts for neither; [`outbox_limit`](Self::outbox_limit) bounds it.
     pub fn output_limits(mut self, soft: usize, hard: usize) -> Self {
         self.limits.output_soft = soft;
         self.limits.output_hard = hard;
+        self
+    }
+
+    /// Bytes of output that are left when a handler that had more waiting is told that there is room
+    /// ([`Handler::on_room`](crate::reactor::Handler::on_room)): half of the soft limit unless set.
+    pub fn low_water(mut self, bytes: usize) -> Self {
+        self.limits.low_water = Some(bytes);
+        self
+    }
+
+    /// Whether output beyond the soft limit keeps input from being read. On by default. Two sides that both write much without
+    /// being asked must not both wait until the other one reads: one of them turns this off, and bounds what it writes
+    /// by [`Io::room`](crate::reactor::Io::room).
+    pub fn throttle_reading(mut self, on: bool) -> Self {
+        self.limits.throttles = on;
         self
     }
 
@@ -113,10 +151,16 @@ impl StreamOptions {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        let Limits { output_soft, output_hard, input, outbox } = self.limits;
+        let Limits { output_soft, output_hard, input, outbox, .. } = self.limits;
         if output_soft == 0 || output_soft > output_hard {
             return Err(Error::InvalidSetting(format!(
                 "output limits must be 0 < soft <= hard, not {output_soft} and {output_hard}"
+            )));
+        }
+        if self.limits.low_water() >= output_soft {
+            return Err(Error::InvalidSetting(format!(
+                "the low-water mark of output must be below the soft limit, not {} with {output_soft}",
+                self.limits.low_water()
             )));
         }
         if input == 0 || outbox == 0 {

@@ -208,9 +208,8 @@ impl Reactor {
         let failure = race.borrow_mut().failure.take();
         let nobody = || (Address::Unix(Default::default()), CloseReason::ConnectFailed(no_address()));
         let (address, reason) = failure.unwrap_or_else(nobody);
-        if let Some(Contender::Made(mut handler)) = contender {
-            self.guarded(|_| handler.on_close(&reason));
-            self.guarded(|_| drop(handler));
+        if let Some(Contender::Made(handler)) = contender {
+            self.say_goodbye(handler, &reason, &address);
         } else {
             self.guarded(|_| drop(contender));
         }

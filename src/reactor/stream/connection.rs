@@ -1,8 +1,9 @@
 //! The state of one connection: what is going on, and what should be.
 
 use super::handler::{CloseReason, Handler};
-use crate::buf::{Inbox, Payload, Spare};
+use crate::buf::{Inbox, Marks, Payload, Spare};
 use crate::reactor::pace::budget::Share;
+use crate::reactor::pace::timers::deadline;
 use crate::reactor::socket::address::Address;
 use crate::reactor::socket::options::StreamOptions;
 use crate::reactor::socket::race::SharedRace;
@@ -65,8 +66,12 @@ pub(in crate::reactor) struct Link {
     pub(in crate::reactor) sending: usize,
     /// The result of a send whose payload has not come back yet.
     pub(in crate::reactor) sent: Option<io::Result<usize>>,
-    /// Bytes of the output that are no answer to input, because other threads wrote them. They do not make reading pause, which would only keep the peer from sending and so, in the end, from reading.
-    pub(in crate::reactor) unsolicited: usize,
+    /// Which bytes of the output are no answers to input, because other threads wrote them. They do not make reading pause,
+    /// which would only keep the peer from sending and so, in the end, from reading.
+    pub(in crate::reactor) marks: Marks,
+    /// The connection's own output when it was last checked, and what it may be: the hard limit, or a single answer that is larger.
+    checked_output: usize,
+    allowed_output: usize,
     /// What its handler was given in this turn.
     pub(in crate::reactor) fed: Share,
     pub(in crate::reactor) send_cancelled: bool,
@@ -87,12 +92,26 @@ pub(in crate::reactor) struct Link {
     pub(in crate::reactor) end_owed: bool,
     write_ends: bool,
     write_ended: bool,
+    /// The time for flushing has begun.
+    pub(in crate::reactor) flushing: bool,
     /// In the list of connections that have output to send.
     pub(in crate::reactor) queued: bool,
     /// In the list of those that are polled every turn.
     pub(in crate::reactor) polled: bool,
     /// Output was written since the handler was last told that all is sent.
     pub(in crate::reactor) undrained: bool,
+    /// More output than the low-water mark was waiting since the handler was last told that there is room.
+    pub(in crate::reactor) above_low_water: bool,
+    /// When bytes arrived last.
+    pub(in crate::reactor) last_input: Instant,
+    /// When the kernel took output last, or when it was first asked to take what is waiting.
+    pub(in crate::reactor) last_progress: Instant,
+    /// Sending has failed: this is told once the input that is there was delivered.
+    send_error: Option<io::Error>,
+    /// The peer ended its stream before this side did.
+    pub(in crate::reactor) ended_by_peer: bool,
+    /// The close sends a reset: what the peer has got is not all there was to say.
+    pub(in crate::reactor) resets: bool,
     pub(in crate::reactor) reason: Option<CloseReason>,
     pub(in crate::reactor) remote: Option<Handle>,
     /// When the handler wants to be called.
@@ -100,6 +119,8 @@ pub(in crate::reactor) struct Link {
     /// The deadlines that the timers know.
     pub(in crate::reactor) handler_timer: Option<Instant>,
     pub(in crate::reactor) phase_timer: Option<Instant>,
+    /// When connecting or waiting for the peer's end has taken too long.
+    pub(in crate::reactor) phase_deadline: Option<Instant>,
     pub(in crate::reactor) retry_timer: Option<Instant>,
     /// It is one of several attempts to make one connection, which has not been made yet.
     pub(in crate::reactor) race: Option<SharedRace>,
@@ -115,6 +136,7 @@ impl Link {
         options: Rc<StreamOptions>,
         phase: Phase,
         seat: Option<Seat>,
+        now: Instant,
     ) -> Self {
         Link {
             id,
@@ -127,7 +149,9 @@ impl Link {
             out: Payload::default(),
             sending: 0,
             sent: None,
-            unsolicited: 0,
+            marks: Marks::default(),
+            checked_output: 0,
+            allowed_output: 0,
             fed: Share::default(),
             send_cancelled: false,
             connecting: false,
@@ -141,14 +165,22 @@ impl Link {
             end_owed: false,
             write_ends: false,
             write_ended: false,
+            flushing: false,
             queued: false,
             polled: false,
             undrained: false,
+            above_low_water: false,
+            last_input: now,
+            last_progress: now,
+            send_error: None,
+            ended_by_peer: false,
+            resets: false,
             reason: None,
             remote: None,
             handler_deadline: None,
             handler_timer: None,
             phase_timer: None,
+            phase_deadline: None,
             retry_timer: None,
             race: None,
             seat,
@@ -216,6 +248,7 @@ impl Link {
     pub(in crate::reactor) fn begin_close(&mut self, spare: &mut Spare) {
         match self.phase {
             Phase::Connecting => self.fail(CloseReason::Aborted),
+            Phase::Open if self.send_error.is_some() => self.fail(CloseReason::Closed),
             Phase::Open => {
                 self.phase = Phase::Flushing;
                 if let Some(handle) = &self.remote {
@@ -230,9 +263,9 @@ impl Link {
     /// Takes over what other threads wrote.
     pub(in crate::reactor) fn collect_outbox(&mut self, spare: &mut Spare) {
         let Some(handle) = &self.remote else { return };
-        let before = self.out.len();
+        let (before, ahead) = (self.out.len(), self.pending_output());
         handle.remote().collect(&mut self.out, spare);
-        self.unsolicited += self.out.len() - before;
+        self.marks.add(ahead, self.out.len() - before);
     }
 
     /// Whether what other threads write may be taken over: while the peer is slow it waits in the outbox, so that they
@@ -246,12 +279,68 @@ impl Link {
         if self.phase == Phase::Dead {
             return;
         }
+        let reason = match reason {
+            CloseReason::Closed | CloseReason::ByPeer | CloseReason::Failed(_) => {
+                self.send_error.take().map_or(reason, CloseReason::Failed)
+            }
+            reason => reason,
+        };
+        // Once the output has been ended, behind all of it, there is nothing that the peer could miss.
+        self.resets = !self.write_ended || matches!(reason, CloseReason::Aborted);
         self.phase = Phase::Dead;
         self.reason.get_or_insert(reason);
-        self.out = Payload::default();
+        (self.out, self.marks) = (Payload::default(), Marks::default());
         if let Some(handle) = &self.remote {
             handle.remote().end();
         }
+    }
+
+    /// The end of the output, because sending failed. What has arrived is still delivered, if anybody may be waiting for it.
+    pub(in crate::reactor) fn fail_output(&mut self, error: io::Error) {
+        if self.phase != Phase::Open {
+            return self.fail(CloseReason::Failed(error));
+        }
+        self.send_error = Some(error);
+        (self.out, self.marks) = (Payload::default(), Marks::default());
+        self.undrained = false;
+        self.above_low_water = false;
+        self.write_ends = true;
+        if let Some(handle) = &self.remote {
+            handle.remote().refuse_output();
+        }
+    }
+
+    pub(in crate::reactor) fn has_failed_output(&self) -> bool {
+        self.send_error.is_some()
+    }
+
+    /// When the connection has been where it is for too long.
+    pub(in crate::reactor) fn phase_due(&self) -> Option<Instant> {
+        let options = &self.options;
+        match self.phase {
+            Phase::Connecting | Phase::Lingering => self.phase_deadline,
+            // What there was has been delivered, or the handler does not want it.
+            Phase::Open if self.send_error.is_some() => {
+                Some(deadline(self.last_input.max(self.last_progress), options.close_timeout))
+            }
+            Phase::Open if self.pending_output() > 0 => {
+                Some(deadline(self.last_progress, options.write_stall_timeout))
+            }
+            Phase::Flushing => Some(deadline(self.last_progress, options.flush_timeout)),
+            Phase::Open | Phase::Dead => None,
+        }
+    }
+
+    /// The phase's time is over.
+    pub(in crate::reactor) fn overdue(&mut self) {
+        let (pending, options) = (self.pending_output(), self.options.clone());
+        self.fail(match self.phase {
+            Phase::Connecting => CloseReason::ConnectFailed(io::ErrorKind::TimedOut.into()),
+            Phase::Open if self.send_error.is_some() => CloseReason::Closed,
+            Phase::Open => CloseReason::WriteStalled { pending, timeout: options.write_stall_timeout },
+            Phase::Flushing => CloseReason::FlushTimeout { pending, timeout: options.flush_timeout },
+            Phase::Lingering | Phase::Dead => CloseReason::CloseTimeout { timeout: options.close_timeout },
+        });
     }
 
     /// Whether the receive should be armed.
@@ -266,20 +355,30 @@ impl Link {
 
     /// Checks the output limits, and whether reading should pause or go on for them. `true` if it paused now.
     pub(in crate::reactor) fn check_output(&mut self) -> bool {
-        let (pending, limits) = (self.pending_output(), self.options.limits);
-        if pending > limits.output_hard && self.phase == Phase::Open {
-            self.fail(CloseReason::OutputLimit { pending, limit: limits.output_hard });
+        let limits = &self.options.limits;
+        let own = self.pending_output() - self.marks.foreign();
+        let before = std::mem::replace(&mut self.checked_output, own);
+        if own <= limits.output_hard || before == 0 {
+            // A single answer may be larger than the limit; it is what comes on top of it that waits for the peer.
+            self.allowed_output = own.max(limits.output_hard);
+        } else if own > self.allowed_output && matches!(self.phase, Phase::Open | Phase::Flushing) {
+            let limit = limits.output_hard;
+            self.fail(CloseReason::OutputLimit { pending: own, limit });
             return false;
         }
-        let own = pending.saturating_sub(self.unsolicited);
-        let throttled = own > if self.throttled { limits.output_soft / 2 } else { limits.output_soft };
+        let most = if self.throttled { limits.output_soft / 2 } else { limits.output_soft };
+        let throttled = own > most && limits.throttles;
         std::mem::replace(&mut self.throttled, throttled) != throttled && throttled
     }
 
     /// Whether the output is to be ended at the socket now: that was asked for, and all of it is sent.
     pub(in crate::reactor) fn ends_output_now(&mut self) -> bool {
         let asked = self.write_ends || self.phase == Phase::Flushing;
-        let now = asked && !self.write_ended && self.pending_output() == 0 && self.phase < Phase::Dead;
+        let now = asked
+            && self.send_error.is_none()
+            && !self.write_ended
+            && self.pending_output() == 0
+            && self.phase < Phase::Dead;
         self.write_ended |= now;
         now
     }

@@ -61,6 +61,7 @@ impl Reactor {
             Ok(Received::End) => {
                 link.reading = Reading::Ended;
                 link.end_owed = true;
+                link.ended_by_peer = link.accepts_output();
             }
             Err(error) if driver::is_out_of_buffers(&error) => {
                 self.shared.counters.pool_parks.add(1);
@@ -105,6 +106,7 @@ impl Reactor {
         counters.received_bytes.add(lent.len as u64);
         let Some(Connection { handler, link }) = self.connections.get_mut(id) else { return };
         self.budget.charge(&mut link.fed, lent.len);
+        link.last_input = self.shared.now;
         let bytes = self.driver.bytes(lent);
         match link.phase {
             Phase::Open if link.wants_input() => {
@@ -154,7 +156,8 @@ impl Reactor {
             Ok(sent) => {
                 counters.sends.add(1);
                 counters.sent_bytes.add(sent as u64);
-                link.unsolicited = link.unsolicited.saturating_sub(sent);
+                link.marks.advance(sent);
+                link.last_progress = self.shared.now;
                 payload.advance(sent);
                 if payload.is_empty() || link.phase == Phase::Dead {
                     self.shared.spare.give_payload(payload);
@@ -164,10 +167,21 @@ impl Reactor {
                 }
             }
             Err(error) if is_transient(&error) && link.phase < Phase::Dead => self.send(id, payload),
-            Err(error) => link.fail(CloseReason::Failed(error)),
+            Err(error) => link.fail_output(error),
         }
+        self.tell_room(id);
         self.tell_drained(id);
         self.settle(id);
+    }
+
+    fn tell_room(&mut self, id: Id) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        if link.above_low_water && link.pending_output() <= link.options.limits.low_water() {
+            link.above_low_water = false;
+            if link.accepts_output() {
+                self.call(id, |handler, io| handler.on_room(io));
+            }
+        }
     }
 
     fn tell_drained(&mut self, id: Id) {

@@ -1,9 +1,11 @@
 //! What an application does with a connection.
 
 use super::io::Io;
+use crate::reactor::Reactor;
 use std::any::Any;
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 /// The application's half of a connection. Made by the factory given to `listen` or `connect`, on the reactor's thread,
 /// where it stays: it needs no locks and need not be `Send`.
@@ -23,6 +25,12 @@ pub trait Handler: Any {
     /// unless it chooses, pending output is sent and the connection closed.
     fn on_end(&mut self, io: &mut Io<'_>) {
         io.close();
+    }
+
+    /// So much output had been waiting, and so much of it has been taken, that no more than the low-water mark
+    /// ([`StreamOptions::low_water`](crate::reactor::StreamOptions::low_water)) is left: time to write on, if the peer shall not run dry.
+    fn on_room(&mut self, io: &mut Io<'_>) {
+        let _ = io;
     }
 
     /// The kernel has taken all output.
@@ -64,21 +72,48 @@ pub trait Handler: Any {
         io.close();
     }
 
-    /// The connection has ended, or was never established. The last call.
-    fn on_close(&mut self, reason: &CloseReason) {
-        let _ = reason;
+    /// The connection has ended, or was never established. The last call; the reactor is there to connect once more, for
+    /// example, or to do that later ([`Reactor::after`]).
+    fn on_close(&mut self, reason: &CloseReason, reactor: &mut Reactor) {
+        let _ = (reason, reactor);
     }
 }
 
-/// Why a connection ended.
+/// Why a connection ended, and who ended it.
+///
+/// Whenever this side cuts a connection off, the peer of a TCP connection sees a reset and never an orderly end of the stream, so
+/// that it cannot take a part for the whole. Unix-domain sockets know no reset: there it sees the end.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// It was closed by this side, and everything that was written was handed to the kernel.
+    /// This side ended it first, everything that was written was handed to the kernel, and the peer ended its side too.
     Closed,
+    /// The peer ended its stream first, and everything that was written was handed to the kernel.
+    ByPeer,
+    /// This side closed it, and everything that was written was handed to the kernel; but the peer did not end its side in
+    /// time, so that nobody knows what it has read.
+    CloseTimeout {
+        /// How long it had ([`StreamOptions::close_timeout`](crate::reactor::StreamOptions::close_timeout)).
+        timeout: Duration,
+    },
+    /// This side closed it, and then the peer took none of the output that was left for too long.
+    FlushTimeout {
+        /// Bytes that are lost.
+        pending: usize,
+        /// The limit ([`StreamOptions::flush_timeout`](crate::reactor::StreamOptions::flush_timeout)).
+        timeout: Duration,
+    },
+    /// The peer took none of the output that was waiting for it for too long.
+    WriteStalled {
+        /// Bytes that are lost.
+        pending: usize,
+        /// The limit ([`StreamOptions::write_stall_timeout`](crate::reactor::StreamOptions::write_stall_timeout)).
+        timeout: Duration,
+    },
     /// This side aborted it: what was not sent yet is lost.
     Aborted,
-    /// The socket failed, for example because the peer reset the connection.
+    /// The socket failed, for example because the peer reset the connection. When it was sending that failed, what had arrived
+    /// before was still delivered.
     Failed(io::Error),
     /// It could not be established.
     ConnectFailed(io::Error),
@@ -103,16 +138,29 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Nothing that was written is known to be lost.
+    /// Both sides ended their streams: nothing that was written is known to be lost, in either direction.
     pub fn is_clean(&self) -> bool {
-        matches!(self, CloseReason::Closed)
+        matches!(self, CloseReason::Closed | CloseReason::ByPeer)
     }
 }
 
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            CloseReason::Closed => f.write_str("closed"),
+            CloseReason::Closed => f.write_str("closed by this side"),
+            CloseReason::ByPeer => f.write_str("closed by the peer"),
+            CloseReason::CloseTimeout { timeout } => {
+                write!(f, "closed by this side; the peer did not end its side within {timeout:?}")
+            }
+            CloseReason::FlushTimeout { pending, timeout } => {
+                write!(
+                    f,
+                    "closed by this side; the peer took none of the last {pending} bytes for {timeout:?}"
+                )
+            }
+            CloseReason::WriteStalled { pending, timeout } => {
+                write!(f, "the peer took none of {pending} bytes of output for {timeout:?}")
+            }
             CloseReason::Aborted => f.write_str("aborted by this side"),
             CloseReason::Failed(error) => write!(f, "the connection failed: {error}"),
             CloseReason::ConnectFailed(error) => write!(f, "could not connect: {error}"),

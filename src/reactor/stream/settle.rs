@@ -1,13 +1,15 @@
 //! Brings what the kernel is asked to do in line with what a connection's state wants.
 
 use super::connection::{Connection, Phase, Reading};
-use super::handler::CloseReason;
-use crate::config::FLUSH_TIMEOUT;
+use super::handler::{CloseReason, Handler};
+use super::io::Io;
 use crate::driver::{BufferGroup, Kind, Op};
 use crate::reactor::Reactor;
 use crate::reactor::pace::timers::{Due, deadline};
+use crate::reactor::socket::address::Address;
 use crate::reactor::table::Id;
-use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 impl Reactor {
     /// To be called after anything that may have changed a connection: it is the one place that starts and ends
@@ -35,7 +37,7 @@ impl Reactor {
             self.feed_again(id);
             return true;
         }
-        if std::mem::take(&mut link.end_owed) {
+        if std::mem::take(&mut link.end_owed) && !link.has_failed_output() {
             self.call(id, |handler, io| handler.on_end(io));
             return true;
         }
@@ -57,8 +59,10 @@ impl Reactor {
             return;
         }
         link.undrained = true;
+        link.above_low_water |= link.pending_output() > link.options.limits.low_water();
         if link.sending == 0 && link.phase >= Phase::Open && !link.queued {
             link.queued = true;
+            link.last_progress = self.shared.now;
             self.dirty.push(id);
         }
     }
@@ -71,21 +75,35 @@ impl Reactor {
         if link.ends_output_now() {
             self.driver.end_output(&link.socket);
         }
-        let output_ended = link.has_ended_output();
-        let due = match link.phase {
+        let output_ended = link.has_ended_output() || link.has_failed_output();
+        match link.phase {
             Phase::Open | Phase::Flushing | Phase::Lingering if output_ended && input_ended => {
-                link.fail(CloseReason::Closed);
-                None
+                link.fail(if link.ended_by_peer { CloseReason::ByPeer } else { CloseReason::Closed });
             }
             Phase::Flushing if output_ended => {
                 link.phase = Phase::Lingering;
-                Some(deadline(self.shared.now, link.options.close_timeout))
+                link.phase_deadline = Some(deadline(self.shared.now, link.options.close_timeout));
             }
-            Phase::Flushing => link.phase_timer.or(Some(deadline(self.shared.now, FLUSH_TIMEOUT))),
-            Phase::Open | Phase::Dead => None,
-            Phase::Connecting | Phase::Lingering => link.phase_timer,
-        };
-        self.timers.change(&mut link.phase_timer, Due::Phase(id), due);
+            Phase::Flushing if !std::mem::replace(&mut link.flushing, true) => {
+                // The peer has its time from now on, however long it took nothing before.
+                link.last_progress = self.shared.now;
+            }
+            _ => {}
+        }
+        self.settle_phase_timer(id);
+    }
+
+    /// The timer may be early: when it fires, it is set to when the phase's time is over by then. So progress costs nothing.
+    fn settle_phase_timer(&mut self, id: Id) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        match link.phase {
+            Phase::Open if link.phase_timer.is_some() && !link.has_failed_output() => {}
+            Phase::Dead => self.timers.change(&mut link.phase_timer, Due::Phase(id), None),
+            _ => {
+                let due = link.phase_due();
+                self.timers.change_lazily(&mut link.phase_timer, Due::Phase(id), due);
+            }
+        }
     }
 
     fn settle_reading(&mut self, id: Id) {
@@ -125,9 +143,13 @@ impl Reactor {
             return;
         }
         if let Some(reason) = link.reason.take() {
+            if link.resets {
+                // Fails only where there is nobody left to be told.
+                let _ = link.socket.set_linger(Some(Duration::ZERO));
+            }
             let opened = link.opened;
             self.count_end(&reason, opened);
-            self.tell_closed(id, reason);
+            self.tell_ended(id, reason);
         }
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         if link.sending > 0 && !std::mem::replace(&mut link.send_cancelled, true) {
@@ -140,8 +162,7 @@ impl Reactor {
         }
         if !link.has_operations() {
             self.driver.detach(&link.socket);
-            let Connection { mut link, handler } = self.connections.remove(id).expect("it was there");
-            self.guarded(|_| drop(handler));
+            let Connection { mut link, .. } = self.connections.remove(id).expect("it was there");
             link.inbox.release(&mut self.shared.spare);
         }
     }
@@ -155,35 +176,46 @@ impl Reactor {
         counters.connections_closed.add(1);
         match reason {
             CloseReason::Failed(_) => counters.connections_reset.add(1),
-            CloseReason::OutputLimit { .. } | CloseReason::InputLimit { .. } => {
-                counters.connections_over_limit.add(1)
-            }
+            CloseReason::OutputLimit { .. }
+            | CloseReason::InputLimit { .. }
+            | CloseReason::FlushTimeout { .. }
+            | CloseReason::WriteStalled { .. } => counters.connections_over_limit.add(1),
             _ => {}
         }
     }
 
-    fn tell_closed(&mut self, id: Id, reason: CloseReason) {
-        if let Some(race) = self.connections.get_mut(id).and_then(|connection| connection.link.race.take()) {
-            return self.lose_attempt(id, &race, reason);
+    fn tell_ended(&mut self, id: Id, reason: CloseReason) {
+        match self.connections.get_mut(id).and_then(|connection| connection.link.race.take()) {
+            Some(race) => self.lose_attempt(id, &race, reason),
+            None => self.tell_closed(id, &reason),
         }
-        if let Some(Connection { link, .. }) = self.connections.get_mut(id)
-            && matches!(reason, CloseReason::Aborted)
-        {
-            // The close that follows sends a reset.
-            let _ = link.socket.set_linger(Some(std::time::Duration::ZERO));
+    }
+
+    pub(in crate::reactor) fn tell_closed(&mut self, id: Id, reason: &CloseReason) {
+        let Some(Connection { handler, link }) = self.connections.get_mut(id) else { return };
+        let (handler, peer) = (std::mem::replace(handler, Box::new(Gone)), link.peer.clone());
+        self.say_goodbye(handler, reason, &peer);
+    }
+
+    /// Calls a handler for the last time.
+    pub(in crate::reactor) fn say_goodbye(
+        &mut self,
+        mut handler: Box<dyn Handler>,
+        reason: &CloseReason,
+        peer: &Address,
+    ) {
+        if catch_unwind(AssertUnwindSafe(|| handler.on_close(reason, self))).is_err() {
+            self.shared.counters.handler_panics.add(1);
+            crate::log::handler_panicked(peer);
         }
-        self.call(id, |handler, _| handler.on_close(&reason));
+        self.guarded(|_| drop(handler));
     }
 
     pub(in crate::reactor) fn phase_timer(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         link.phase_timer = None;
-        match link.phase {
-            Phase::Connecting => link.fail(CloseReason::ConnectFailed(io::ErrorKind::TimedOut.into())),
-            Phase::Flushing => link.fail(CloseReason::Failed(io::ErrorKind::TimedOut.into())),
-            // All output was sent: whether the peer read it cannot be known.
-            Phase::Lingering => link.fail(CloseReason::Closed),
-            Phase::Open | Phase::Dead => {}
+        if link.phase_due().is_some_and(|due| due <= self.shared.now) {
+            link.overdue();
         }
         self.settle(id);
     }
@@ -221,5 +253,14 @@ impl Reactor {
                 self.settle(id);
             }
         }
+    }
+}
+
+/// In the place of a handler that has had its last call.
+struct Gone;
+
+impl Handler for Gone {
+    fn on_bytes(&mut self, _io: &mut Io<'_>, bytes: &[u8]) -> usize {
+        bytes.len()
     }
 }

@@ -20,7 +20,7 @@ impl Handler for Writer {
         bytes.len()
     }
 
-    fn on_close(&mut self, reason: &CloseReason) {
+    fn on_close(&mut self, reason: &CloseReason, _reactor: &mut Reactor) {
         self.fate.borrow_mut().closed.push(format!("{reason:?}"));
     }
 }
@@ -52,7 +52,18 @@ fn a_peer_that_takes_nothing_is_given_up() {
         let (fate, took, _) = write_to(seed, 10, takes);
         assert!(took >= FLUSH_TIMEOUT && took < FLUSH_TIMEOUT + Duration::from_secs(5), "{took:?}");
         assert_eq!(fate.borrow().closed.len(), 1);
-        assert!(fate.borrow().closed[0].contains("TimedOut"), "{fate:?}");
+        assert!(fate.borrow().closed[0].contains("FlushTimeout"), "{fate:?}");
+    });
+}
+
+/// The time counts from the last progress: in all it takes much longer.
+#[test]
+fn a_peer_that_takes_a_little_now_and_then_gets_everything() {
+    for_each_seed(20, |seed| {
+        let (fate, took, world) = write_to(seed, 10, Takes::ByteEach(FLUSH_TIMEOUT / 2));
+        assert!(took > FLUSH_TIMEOUT * 2, "{took:?}");
+        assert_eq!(fate.borrow().closed, ["Closed"]);
+        assert_eq!(world.borrow().gone.last().unwrap().received, [7; 10]);
     });
 }
 

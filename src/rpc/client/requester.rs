@@ -6,7 +6,7 @@ use super::engine::Engine;
 use super::expected::{Expected, Recipient};
 use super::sender::Sender;
 use crate::codec::{Correlation, CorrelationKind, Decode, Decoded, Protocol, Request, Response};
-use crate::reactor::{CloseReason, Handler, Io};
+use crate::reactor::{CloseReason, Handler, Io, Reactor};
 use crate::rpc::Cause;
 use crate::rpc::notice::{self, Notice};
 use std::io::ErrorKind;
@@ -364,7 +364,7 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
         self.pump(io);
     }
 
-    fn on_close(&mut self, reason: &CloseReason) {
+    fn on_close(&mut self, reason: &CloseReason, _reactor: &mut Reactor) {
         let Some(opened) = self.opened else { return self.slot.clone().failed(self.tried, reason) };
         let panicked = matches!(reason, CloseReason::Panicked);
         let cause = self.fault.take().filter(|_| !panicked).unwrap_or_else(|| cause_of(reason));

@@ -10,7 +10,7 @@ use super::open::OpenRequests;
 use super::options::ServerOptions;
 use super::serve::{At, Slice, Stop};
 use crate::codec::{Correlation, CorrelationKind, Protocol, Response};
-use crate::reactor::{CloseReason, Handler, Io};
+use crate::reactor::{CloseReason, Handler, Io, Reactor};
 use crate::rpc::Service;
 use crate::rpc::notice::Notice;
 use std::sync::Arc;
@@ -303,7 +303,7 @@ impl<P: Protocol, S: Service<P>> Handler for Responder<P, S> {
         self.finish(io);
     }
 
-    fn on_close(&mut self, reason: &CloseReason) {
+    fn on_close(&mut self, reason: &CloseReason, _reactor: &mut Reactor) {
         if let Some(later) = &self.later {
             later.close();
         }
