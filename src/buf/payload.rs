@@ -25,6 +25,8 @@ pub(crate) struct Payload {
     /// Bytes of all splices there ever were.
     spliced: usize,
     sent: usize,
+    /// A splice has its place before an earlier one.
+    disordered: bool,
 }
 
 /// `Bytes` between copied ones. That it knows its place in the whole stream lets a send that goes on find it without
@@ -63,9 +65,9 @@ impl Payload {
 
     /// Whether every splice still has its place. `false` once somebody has taken away, through [`text`](Self::text), bytes
     /// in front of one: then nothing else may be done with the payload.
-    #[cfg_attr(not(test), expect(dead_code, reason = "asked by whoever hands `text` to others"))]
+    #[inline]
     pub(crate) fn is_intact(&self) -> bool {
-        self.splices.back().is_none_or(|last| last.at <= self.text.len())
+        self.splices.back().is_none_or(|last| last.at <= self.text.len() && !self.disordered)
             && self.sent <= self.text.len() + self.spliced
     }
 
@@ -76,6 +78,7 @@ impl Payload {
         }
         let at = self.text.len();
         let start = at + self.spliced;
+        self.disordered |= self.splices.back().is_some_and(|last| last.at > at);
         self.spliced += bytes.len();
         self.splices.push_back(Splice { at, start, bytes });
     }
@@ -113,7 +116,7 @@ impl Payload {
     fn clear(&mut self) {
         self.text.clear();
         self.splices.clear();
-        (self.spliced, self.sent) = (0, 0);
+        (self.spliced, self.sent, self.disordered) = (0, 0, false);
     }
 
     /// Bytes that are still to be sent.
@@ -307,6 +310,14 @@ mod tests {
         assert!(!payload.is_intact());
         let mut payload = with_splice(b"hello");
         drop(std::mem::take(payload.text()));
+        assert!(!payload.is_intact());
+        // It stays noticed when others are put behind what is missing.
+        let mut payload = with_splice(b"hello");
+        payload.text().clear();
+        payload.splice(Bytes::from_static(b"y"));
+        assert!(!payload.is_intact());
+        payload.text().extend_from_slice(b"world");
+        payload.append(&mut with_splice(b"and on"));
         assert!(!payload.is_intact());
         assert!(with_splice(b"").is_intact() && Payload::default().is_intact());
     }

@@ -15,6 +15,7 @@ mod addresses;
 mod backends;
 mod churn;
 mod connecting;
+mod damage;
 mod embedded;
 mod endings;
 mod failing;
@@ -87,6 +88,7 @@ fn trials() -> Vec<Trial> {
         options::suites(),
         limits::suites(),
         panics::suites(),
+        damage::suites(),
         pool::suites(),
         shutdown::suites(),
         connecting::suites(),

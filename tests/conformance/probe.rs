@@ -33,6 +33,7 @@ pub(crate) enum Ending {
     ConnectFailed(io::ErrorKind),
     OutputLimit { pending: usize, limit: usize, text: String },
     InputLimit { pending: usize, limit: usize, text: String },
+    OutputDamaged,
     Panicked,
     Shutdown,
 }
@@ -51,6 +52,7 @@ impl From<&CloseReason> for Ending {
             CloseReason::ConnectFailed(ref error) => Ending::ConnectFailed(error.kind()),
             CloseReason::OutputLimit { pending, limit } => Ending::OutputLimit { pending, limit, text },
             CloseReason::InputLimit { pending, limit } => Ending::InputLimit { pending, limit, text },
+            CloseReason::OutputDamaged => Ending::OutputDamaged,
             CloseReason::Panicked => Ending::Panicked,
             CloseReason::Shutdown => Ending::Shutdown,
             ref other => panic!("a reason that this suite does not know: {other}"),

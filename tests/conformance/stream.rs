@@ -14,6 +14,8 @@ pub(crate) fn suites() -> Vec<Suite> {
         [
             a_connection_is_opened_served_drained_and_closed,
             unconsumed_bytes_come_again_with_more_behind_them,
+            what_is_left_over_at_the_end_is_told,
+            a_handler_that_wants_more_is_not_called_with_less_when_it_reads_on,
             one_byte_messages_go_back_and_forth,
             a_frame_that_comes_byte_by_byte_is_seen_whole,
             a_large_message_arrives_whole,
@@ -44,6 +46,75 @@ fn a_connection_is_opened_served_drained_and_closed(ground: &Ground) {
     let metrics = stage.finish([server]);
     assert_eq!((metrics.connections_opened, metrics.received_bytes, metrics.sent_bytes), (1, 5, 5));
     assert!(log.rest().is_empty());
+}
+
+/// Frames of two bytes; what is left over at the end is sent back.
+fn what_is_left_over_at_the_end_is_told(ground: &Ground) {
+    let stage = ground.stage();
+    let server = stage.listen(move |_| {
+        let (_, recorder) = log();
+        recorder
+            .probe()
+            .bytes(|io, bytes| {
+                assert!(io.unconsumed().is_empty(), "it is shown them");
+                bytes.len() / 2 * 2
+            })
+            .end(|io| {
+                let rest = io.unconsumed().to_vec();
+                io.write(&[&[rest.len() as u8], &rest[..]].concat());
+                io.close();
+            })
+    });
+    for (sent, left) in [(&b"aabbc"[..], &b"\x01c"[..]), (b"aabb", b"\x00"), (b"", b"\x00"), (b"c", b"\x01c")]
+    {
+        let peer = Peer::connect(server.local_addr());
+        peer.send(sent);
+        peer.end_output();
+        assert_eq!(peer.receive_to_end(), left);
+    }
+    stage.finish([server]);
+}
+
+/// It pauses behind its first look, with a hint of what it needs to go on.
+fn a_handler_that_wants_more_is_not_called_with_less_when_it_reads_on(ground: &Ground) {
+    let stage = ground.stage();
+    let (log, recorder) = log();
+    let server = stage.listen(move |_| {
+        let mut paused = false;
+        recorder.probe().bytes(move |io, bytes| {
+            if !paused {
+                let all = bytes.len() == 3;
+                paused = all;
+                if all {
+                    io.pause_reading();
+                }
+                io.expect(if all { 4 } else { 3 });
+                return usize::from(all);
+            }
+            bytes.len()
+        })
+    });
+    let peer = Peer::connect(server.local_addr());
+    let handle = log.opened();
+    peer.send(b"1ab");
+    while log.find(|event| if let Event::Bytes(bytes) = event { Some(bytes) } else { None }) != b"1ab" {}
+    handle.resume_reading().unwrap();
+    // Twice, for the first may be told before reading goes on.
+    for _ in 0..2 {
+        handle.notify().unwrap();
+        let next = log.next();
+        assert!(matches!(next, Event::Notified), "it was called with less: {next:?}");
+    }
+    peer.send(b"cd");
+    let mut rest = Vec::new();
+    while rest.len() < 4 {
+        let Event::Bytes(bytes) = log.next() else { continue };
+        assert!(!rest.is_empty() || bytes.len() >= 4, "it was called with less: {bytes:?}");
+        rest.extend(bytes);
+    }
+    assert_eq!(rest, b"abcd");
+    drop(peer);
+    stage.finish([server]);
 }
 
 fn unconsumed_bytes_come_again_with_more_behind_them(ground: &Ground) {

@@ -199,6 +199,13 @@ impl Link {
         self.out.len() + self.sending
     }
 
+    /// Whether what was written before is still there. `false` once the handler has taken it away through
+    /// [`Io::out`](crate::reactor::Io::out): then nobody knows any more what belongs where.
+    #[inline]
+    pub(in crate::reactor) fn has_intact_output(&self) -> bool {
+        self.out.is_intact() && self.marks.foreign() <= self.pending_output()
+    }
+
     /// The vector that output is appended to; borrowed from the reactor's spare ones while there is output.
     #[inline]
     pub(in crate::reactor) fn writable_text(&mut self, spare: &mut Spare) -> &mut Vec<u8> {

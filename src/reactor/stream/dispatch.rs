@@ -299,6 +299,7 @@ impl Reactor {
         if catch_unwind(AssertUnwindSafe(|| call(&mut **handler, &mut io))).is_err() {
             panicked(link, &self.shared);
         }
+        check_output(link);
     }
 }
 
@@ -315,6 +316,7 @@ fn show(handler: &mut dyn Handler, link: &mut Link, shared: &mut Shared, bytes: 
         panicked(link, shared);
         bytes.len()
     });
+    check_output(link);
     Offered { consumed, wanted: link.wanted, stop: link.phase != Phase::Open || link.paused }
 }
 
@@ -327,6 +329,15 @@ fn put_back(link: &mut Link, mut inbox: Inbox, shared: &mut Shared) {
     link.unread = link.paused && pending > 0;
     if pending > limit {
         link.fail(CloseReason::InputLimit { pending, limit });
+    }
+}
+
+/// Looks, behind each call, whether the handler has left alone what was written before: what is missing would be found when it
+/// is sent, where it would concern everybody.
+#[inline]
+fn check_output(link: &mut Link) {
+    if !link.has_intact_output() {
+        link.fail(CloseReason::OutputDamaged);
     }
 }
 

@@ -21,7 +21,8 @@ pub trait Handler: Any {
     /// more behind it.
     fn on_bytes(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> usize;
 
-    /// The peer sends no more. Unconsumed bytes, if any, stay unconsumed. What happens next is the handler's choice;
+    /// The peer sends no more. Unconsumed bytes, if any, stay unconsumed: [`Io::unconsumed`] tells what was left over, which is
+    /// the beginning of something that the peer did not finish, and nothing where its stream ended as it should. What happens next is the handler's choice;
     /// unless it chooses, pending output is sent and the connection closed.
     fn on_end(&mut self, io: &mut Io<'_>) {
         io.close();
@@ -131,6 +132,8 @@ pub enum CloseReason {
         /// The limit ([`StreamOptions::input_limit`](crate::reactor::StreamOptions::input_limit)).
         limit: usize,
     },
+    /// The handler took away output that had been written before it, through [`Io::out`], which is there to be appended to.
+    OutputDamaged,
     /// The handler panicked.
     Panicked,
     /// The reactor stopped before the connection was finished.
@@ -169,6 +172,9 @@ impl fmt::Display for CloseReason {
             }
             CloseReason::InputLimit { pending, limit } => {
                 write!(f, "the handler left {pending} bytes of input unconsumed; the limit is {limit}")
+            }
+            CloseReason::OutputDamaged => {
+                f.write_str("the handler took away output that had been written before, through `Io::out`")
             }
             CloseReason::Panicked => f.write_str("the handler panicked"),
             CloseReason::Shutdown => f.write_str("the reactor stopped"),

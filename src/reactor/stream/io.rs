@@ -38,7 +38,9 @@ impl Io<'_> {
         }
     }
 
-    /// The output itself, for encoders: append to it, and do not touch what is there.
+    /// The output itself, for encoders: append to it, and do not touch what is there. What was appended may be taken back, but
+    /// not what lies before something that [`write_bytes`](Self::write_bytes) or another thread wrote: that closes the connection
+    /// ([`CloseReason::OutputDamaged`]).
     #[inline]
     pub fn out(&mut self) -> &mut Vec<u8> {
         if !self.link.accepts_output() {
@@ -66,8 +68,8 @@ impl Io<'_> {
         self.link.wanted = bytes;
     }
 
-    /// What arrived and was not consumed: behind the peer's end of stream, the beginning of what it did not finish. Not for
-    /// `on_bytes`, which is shown it.
+    /// What arrived and was not consumed: in [`on_end`](crate::reactor::Handler::on_end), the beginning of what the peer did not
+    /// finish. Empty within `on_bytes`, which is shown it.
     pub fn unconsumed(&self) -> &[u8] {
         self.link.inbox.bytes()
     }
