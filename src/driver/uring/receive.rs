@@ -94,7 +94,9 @@ impl Uring {
         }
         (receiver.armed, receiver.switching) = (receiver.wanted, false);
         let (socket, group) = (receiver.socket, receiver.armed);
-        let multishot = self.capabilities.multishot_receive;
+        // Into small buffers one at a time, so that the first one that is full ends it: a receive that stays armed is not found by
+        // a cancellation as long as there is more to receive, because the kernel has it on its way then.
+        let multishot = self.capabilities.multishot_receive && group == BufferGroup::Large;
         self.push(Wire::Receive { socket, group, multishot }, token.bits());
     }
 
