@@ -20,6 +20,7 @@
 //! let runtime = Runtime::new()?; // a reactor per core, the best backend there is
 //! let server = runtime.listen("127.0.0.1:0", |_peer| Echo)?;
 //! println!("listening on {} via {}", server.local_addr(), runtime.backend());
+//! // Dropped, it accepts no more; `runtime.run_until_interrupted()` serves until Ctrl-C, and drains.
 //! # Ok(())
 //! # }
 //! ```
@@ -35,8 +36,8 @@
 //! - [`codec`]: bytes to items and back, with no sockets in it.
 //! - [`batch`]: the n-buffer batcher, for anything that is cheaper by the thousand.
 //!
-//! [`config`] has every limit and default, [`Metrics`] what was done. [`docs::tuning`] tells what to turn for throughput or
-//! latency and what it costs.
+//! [`config`] has the limits and defaults, [`Metrics`] what was done, [`Gauges`] what there is. [`docs::tuning`] tells what to turn
+//! for throughput or latency, what it costs, and which option sets which limit.
 //!
 //! # Features
 //!
