@@ -212,7 +212,7 @@ impl<P: Payload> Source<P> {
     fn run_send<S: FnMut(Completion<P>)>(&mut self, turn: &mut Turn<'_, S>) {
         for _ in 0..turn.settings.sends_per_turn {
             let Some(send) = &mut self.send else { return };
-            match send.transmit(&self.socket) {
+            match send.transmit(&self.socket, turn.settings.bytes_per_send - send.sent) {
                 Ok(Some(0)) => self.end_send(Some(ErrorKind::WriteZero.into()), turn),
                 Ok(Some(sent)) => {
                     send.sent += sent;
@@ -303,14 +303,21 @@ impl<P: Payload> Source<P> {
 }
 
 impl<P: Payload> Send<P> {
-    /// One system call: how many bytes the socket took, or `None` when none are left.
-    fn transmit(&self, socket: &Socket) -> io::Result<Option<usize>> {
+    /// One system call with `most` bytes at most: how many the socket took, or `None` when none are left.
+    fn transmit(&self, socket: &Socket, most: usize) -> io::Result<Option<usize>> {
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         let filled = self.payload.slices(self.sent, &mut slices);
         let fitting = sys::fit_one_call(&slices[..filled]);
-        match &slices[..fitting] {
+        let mut bytes = 0;
+        let within = slices[..fitting].iter().take_while(|slice| {
+            bytes += slice.len();
+            bytes <= most
+        });
+        // A slice that is longer than that goes alone, and not as a whole.
+        let within = within.count().max(fitting.min(1));
+        match &slices[..within] {
             [] => Ok(None),
-            [single] => socket.send_with_flags(single, sys::SEND_FLAGS).map(Some),
+            [single] => socket.send_with_flags(&single[..single.len().min(most)], sys::SEND_FLAGS).map(Some),
             several => socket.send_vectored_with_flags(several, sys::SEND_FLAGS).map(Some),
         }
     }

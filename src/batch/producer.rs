@@ -4,7 +4,8 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 
 use super::error::{PushError, SyncError};
-use super::lane::ring::{Growth, Lane, Room, Writer};
+use super::lane::Room;
+use super::lane::ring::{Growth, Lane, Writer};
 use super::shared::Shared;
 use super::sync::{Arc, Ordering, fence};
 use super::wait::end::SyncAsync;

@@ -5,9 +5,12 @@
 //! are interrupted, find no buffer, or fail; cancellations do not find them; waits end for nothing. Other threads do
 //! something while the reactor waits. Time passes only when nothing else can happen.
 
+mod pending;
 mod world;
 
 pub(crate) use world::{Peer, Takes, Whims, World};
+
+use pending::{Outcome, Pending, descriptor};
 
 use super::{
     BufferGroup, Capabilities, Completion, DriverStats, DriverWaker, Event, Lent, Op, Received, Token,
@@ -39,11 +42,6 @@ pub(crate) struct Simulated {
     woken: Arc<AtomicBool>,
     start: Instant,
     elapsed: Duration,
-}
-
-struct Pending {
-    op: Op,
-    cancelled: bool,
 }
 
 impl Simulated {
@@ -402,23 +400,6 @@ impl Simulated {
 
     pub(crate) fn descriptor(&self) -> RawFd {
         -1
-    }
-}
-
-enum Outcome {
-    Nothing,
-    /// Something happened; whether the operation can stay armed.
-    Happened(Event, bool),
-    Sent(usize),
-    Failed(io::Error),
-}
-
-fn descriptor(op: &Op) -> RawFd {
-    match op {
-        Op::Accept { listener: socket }
-        | Op::Connect { socket, .. }
-        | Op::Receive { socket }
-        | Op::Send { socket, .. } => *socket,
     }
 }
 

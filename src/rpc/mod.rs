@@ -77,6 +77,7 @@ pub use server::connection::Connection;
 pub use server::fault::Fault;
 pub use server::metrics::{Latency, ServerMetrics};
 pub use server::options::ServerOptions;
-pub use server::reply::{Parts, PushRefused, Reply};
+pub use server::parts::{Parts, PushRefused};
+pub use server::reply::Reply;
 pub use server::service::{Missing, MissingCause, Service};
 pub use server::{Server, Spawn};

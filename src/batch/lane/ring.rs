@@ -12,6 +12,7 @@ use std::ptr::{self, NonNull};
 
 use crossbeam_utils::CachePadded;
 
+use super::Room;
 use super::run::Run;
 use super::weight::Weights;
 use crate::batch::sync::{Arc, AtomicBool, AtomicPtr, AtomicUsize, Mutex, Ordering};
@@ -181,17 +182,6 @@ pub(crate) struct Writer<T> {
 
 // SAFETY: the pointers lead into rings that the lane owns; see `Lane`.
 unsafe impl<T: Send> Send for Writer<T> {}
-
-/// What a full lane needs to take another item.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Room {
-    /// Nothing: there is room now.
-    Ready,
-    /// A [`Growth`] of so many slots.
-    Grow(usize),
-    /// That the reader takes something.
-    Full,
-}
 
 /// What a lane grows by. Made and dropped by whoever holds no lock.
 pub(crate) struct Growth<T> {

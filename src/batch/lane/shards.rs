@@ -7,7 +7,8 @@ use std::thread;
 
 use crossbeam_utils::CachePadded;
 
-use super::ring::{Growth, Lane, Room, Writer};
+use super::Room;
+use super::ring::{Growth, Lane, Writer};
 use super::spin::{SpinGuard, SpinLock};
 use crate::batch::error::PushError;
 use crate::batch::shared::Shared;

@@ -95,9 +95,13 @@ impl Reactor {
         seats: Arc<Seats>,
         destination: Destination,
     ) -> Result<ListenerId> {
-        let Bound { socket, address, file } = bound;
+        let Bound { socket, address, file, shared } = bound;
         let socket = Rc::new(socket);
         let cannot = |source| Error::listen(&address, source);
+        if shared && self.driver.capabilities().batched_submission {
+            // Whoever had it may not have let it wait; readiness wants it so, and sees to that itself.
+            socket.set_nonblocking(false).map_err(cannot)?;
+        }
         if self.drain_deadline.is_some() {
             return Err(cannot(io::Error::other("this reactor is draining")));
         }
@@ -114,6 +118,7 @@ impl Reactor {
             armed: false,
             closing: false,
             cancelled: false,
+            shared,
             rest_timer: None,
         };
         let id = self.listeners.insert(|_| listener);
@@ -269,14 +274,17 @@ impl Reactor {
             self.timers.change(&mut listener.rest_timer, Due::Accept(id), None);
             // Nobody finds the way any more.
             listener.file = None;
-            self.admit_queued(id);
+            if !listener.shared {
+                self.admit_queued(id);
+            }
             if let Some(listener) = self.listeners.remove(id) {
                 self.driver.detach(&listener.socket);
             }
         }
     }
 
-    /// Takes in what the kernel has accepted and nobody was told of: closing the socket would reset it.
+    /// Takes in what the kernel has accepted and nobody was told of: closing the socket would reset it. Not where somebody else
+    /// has the same socket, who finds it there, and for whose accepts the socket's mode must not change.
     fn admit_queued(&mut self, id: Id) {
         let Some(listener) = self.listeners.get(id) else { return };
         // Not before: old rings say that nobody is there instead of waiting for somebody.

@@ -44,6 +44,8 @@ pub(in crate::reactor) struct Listener {
     /// To be removed once the accept has ended.
     pub(in crate::reactor) closing: bool,
     pub(in crate::reactor) cancelled: bool,
+    /// Somebody else may have the same socket, and with it the connections that wait there.
+    pub(in crate::reactor) shared: bool,
     /// Rests until then, because the process ran out of something.
     pub(in crate::reactor) rest_timer: Option<Instant>,
 }
@@ -55,6 +57,8 @@ pub(crate) struct Bound {
     pub(crate) file: Option<SocketFile>,
     pub(crate) socket: Socket,
     pub(crate) address: Address,
+    /// It comes from outside.
+    pub(crate) shared: bool,
 }
 
 /// Which of several sockets at one address this is.
@@ -132,10 +136,8 @@ pub(crate) fn take_over(socket: OwnedFd) -> Result<Bound> {
     if !socket.is_listener().map_err(cannot)? {
         return Err(cannot(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen")));
     }
-    // As those that are made here: each backend does with them what it needs.
-    socket.set_nonblocking(false).map_err(cannot)?;
     socket.set_cloexec(true).map_err(cannot)?;
-    Ok(Bound { file: None, socket, address })
+    Ok(Bound { file: None, socket, address, shared: true })
 }
 
 fn bind_one(address: &Address, options: &ListenOptions, share: Option<Share>) -> io::Result<Bound> {
@@ -177,5 +179,5 @@ fn bind_one(address: &Address, options: &ListenOptions, share: Option<Share>) ->
         Some(_) => address.clone(),
         None => Address::from_sock_addr(&socket.local_addr()?),
     };
-    Ok(Bound { socket, address, file })
+    Ok(Bound { socket, address, file, shared: false })
 }

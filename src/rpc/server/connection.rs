@@ -1,7 +1,7 @@
 //! A connection, in the hands of its service.
 
 use super::later::{Later, Said, UNASKED};
-use super::reply::{self, PushRefused};
+use super::parts::{self, PushRefused};
 use crate::reactor::{Address, Handle};
 use std::fmt;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ impl<R> Connection<R> {
     /// In order and without correlation it goes between responses, as soon as there is room; the client must be able to tell. By
     /// id it carries the largest number but two, which no request has.
     pub fn push(&self, response: R) -> Result<(), PushRefused<R>> {
-        reply::push(&self.0, UNASKED, response)
+        parts::push(&self.0, UNASKED, response)
     }
 
     /// Closes the connection once everything that was taken is answered. No more requests are taken.

@@ -10,10 +10,12 @@ pub(super) mod metrics;
 mod open;
 pub(super) mod options;
 mod order;
+pub(super) mod parts;
 pub(super) mod reply;
 mod responder;
 mod serve;
 pub(super) mod service;
+pub(super) mod slice;
 mod spawn;
 mod tasks;
 

@@ -8,7 +8,7 @@ use super::later::{Later, Said};
 use super::metrics::Tallies;
 use super::open::OpenRequests;
 use super::options::ServerOptions;
-use super::serve::{At, Slice, Stop};
+use super::slice::{At, Slice, Stop};
 use crate::codec::{Correlation, CorrelationKind, Protocol, Response};
 use crate::reactor::{CloseReason, Handler, Io, Reactor};
 use crate::rpc::Service;

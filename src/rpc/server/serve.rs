@@ -6,6 +6,7 @@ use super::open::OpenRequests;
 use super::reply::{Answer, Dispatch, Lent, Slot};
 use super::responder::Responder;
 use super::service::{Missing, MissingCause};
+use super::slice::{At, Stop};
 use crate::codec::{
     Correlation, CorrelationKind, DecodeError, Decoded, Encode, EncodeError, Protocol, Response,
 };
@@ -26,34 +27,6 @@ const IN_REGISTERS: usize = 16;
 /// is noticed soon, and a fast one does not pay for it.
 const FIRST_LOOK: u64 = 16;
 const MOST_BETWEEN_LOOKS: u64 = 4096;
-
-/// Why no more requests are served for now.
-pub(super) enum Stop {
-    /// The next one is not whole. So many bytes are missing at least.
-    NeedMore(usize),
-    /// Too much waits to be answered or to be sent.
-    NoRoom,
-    /// It is the others' turn.
-    SliceOver,
-    /// What comes next is no request.
-    Undecodable(DecodeError),
-    /// No more are to be taken from this connection.
-    Finishing,
-}
-
-/// A request, and how its response finds back.
-#[derive(Clone)]
-pub(super) struct At<Id> {
-    pub(super) ticket: u64,
-    pub(super) id: Id,
-}
-
-/// How much of the current turn went to this connection.
-#[derive(Debug, Default)]
-pub(super) struct Slice {
-    turn: Option<Instant>,
-    spent: Duration,
-}
 
 /// How far one look at the input came; a panic of the service does not make it forgotten. What changes with each request is in
 /// variables of the loop, because the compiler would read and write it in memory otherwise, and is written back by the guards.
