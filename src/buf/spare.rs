@@ -10,6 +10,10 @@ const SMALL: usize = 64 << 10;
 /// Above that, a vector is too large for less than this part of it.
 const LEAST_PART: usize = 16;
 
+/// So many small vectors in a row must come back before one is taken rather than a large one. A small one that is taken for
+/// much grows step by step.
+const SMALL_AGAIN: u32 = 64;
+
 /// How many lists of splices are kept, and how long each may be.
 const LISTS: usize = 16;
 const LIST_ITEMS: usize = 1024;
@@ -21,13 +25,13 @@ pub(super) fn is_wasteful(capacity: usize, len: usize) -> bool {
 
 /// A reactor's spare vectors, so that a connection at rest owns no buffer and a busy one allocates none.
 ///
-/// The last one given back is the first one taken: it is the one that is still in the cache. Whoever keeps a vector for
-/// long asks for one that [fits](Self::take_for).
+/// The last one given back is the first one taken: it is the one that is still in the cache. Where some were large lately, it
+/// is the last one of those, because what leaves next may be as much. Whoever keeps a vector for long asks for one that [fits](Self::take_for).
 #[derive(Debug)]
 pub(crate) struct Spare {
     small: Vec<Vec<u8>>,
     large: Vec<Vec<u8>>,
-    last_was_large: bool,
+    small_in_a_row: u32,
     splices: Vec<VecDeque<Splice>>,
     held_bytes: usize,
     most_bytes: usize,
@@ -39,7 +43,7 @@ impl Spare {
         Spare {
             small: Vec::new(),
             large: Vec::new(),
-            last_was_large: false,
+            small_in_a_row: SMALL_AGAIN,
             splices: Vec::new(),
             held_bytes: 0,
             most_bytes,
@@ -48,7 +52,7 @@ impl Spare {
 
     /// An empty vector, with room if one was given back before.
     pub(crate) fn take(&mut self) -> Vec<u8> {
-        let [first, second] = match self.last_was_large {
+        let [first, second] = match self.small_in_a_row < SMALL_AGAIN {
             true => [&mut self.large, &mut self.small],
             false => [&mut self.small, &mut self.large],
         };
@@ -74,8 +78,13 @@ impl Spare {
         let held_bytes = self.held_bytes + capacity;
         if capacity > 0 && held_bytes <= self.most_bytes && capacity <= self.most_bytes / 4 {
             self.held_bytes = held_bytes;
-            self.last_was_large = capacity > SMALL;
-            if self.last_was_large { self.large.push(vector) } else { self.small.push(vector) }
+            if capacity > SMALL {
+                self.small_in_a_row = 0;
+                self.large.push(vector);
+            } else {
+                self.small_in_a_row = self.small_in_a_row.saturating_add(1);
+                self.small.push(vector);
+            }
         }
     }
 
@@ -148,16 +157,22 @@ mod tests {
     }
 
     #[test]
-    fn the_last_one_given_is_the_first_one_taken() {
+    fn large_ones_are_taken_while_some_come_back_now_and_then() {
         let mut spare = Spare::new(1 << 24);
         let (small, large) = (1000, 1 << 20);
-        spare.give(Vec::with_capacity(large));
         spare.give(Vec::with_capacity(small));
-        assert_eq!(spare.take().capacity(), small);
+        assert_eq!(spare.take().capacity(), small, "there never was a large one");
+        spare.give(Vec::with_capacity(large));
+        for _ in 1..SMALL_AGAIN {
+            spare.give(Vec::with_capacity(small));
+            assert_eq!(spare.take_for(5).capacity(), small);
+        }
+        spare.give(Vec::with_capacity(small));
+        assert_eq!(spare.take().capacity(), small, "nothing was large for long");
         assert_eq!(spare.take().capacity(), large, "better than none");
-        spare.give(Vec::with_capacity(small));
         spare.give(Vec::with_capacity(large));
-        assert_eq!(spare.take().capacity(), large);
+        spare.give(Vec::with_capacity(small));
+        assert_eq!(spare.take().capacity(), large, "what leaves next may be as much");
         assert_eq!(spare.take().capacity(), small);
     }
 
