@@ -50,7 +50,8 @@ component() {
 # What has unsafe code and needs no system call that Miri does not know, and what moves memory about.
 miri() {
     component miri && component rust-src || { left_out "Miri: no nightly toolchain with it"; return; }
-    local tests=(buf:: codec:: batch::lane rpc::server::reply driver::token reactor::table)
+    # The first ones have unsafe code. The others move memory about; their property tests take Miri long.
+    local tests=(batch::lane rpc::server::reply driver::token reactor::table ${long:+buf:: codec::})
     # Proptest looks for the file of an earlier failure.
     export MIRIFLAGS="-Zmiri-disable-isolation ${MIRIFLAGS-}"
     step 'Miri' env CARGO_TARGET_DIR=target/miri timeout 3000 \
