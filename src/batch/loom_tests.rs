@@ -234,38 +234,6 @@ fn a_new_lane_against_a_close_is_found_or_refuses() {
 }
 
 #[test]
-fn a_spin_lock_hands_on_what_was_done_under_it() {
-    model(3, || {
-        let lock = Arc::new(SpinLock::<usize>::default());
-        let other = lock.clone();
-        let adding = thread::spawn(move || *other.lock() += 1);
-        *lock.lock() += 1;
-        adding.join().unwrap();
-        assert_eq!(*lock.lock(), 2);
-    });
-}
-
-/// Two threads share a lane, which has to grow, while the consumer takes from it.
-#[test]
-fn those_who_share_a_lane_lose_nothing() {
-    model_each_barrier(2, || {
-        let (batcher, mut consumer) = Batcher::builder().lane(2).build();
-        let pushing = [1, 2].map(|item| {
-            let batcher = batcher.clone();
-            thread::spawn(move || batcher.try_push(item).is_ok())
-        });
-        let mut taken = Vec::new();
-        consumer.drain(2, |item| taken.push(item));
-        for pushed in pushing {
-            assert!(pushed.join().unwrap(), "there is room for both");
-        }
-        consumer.drain(2, |item| taken.push(item));
-        taken.sort_unstable();
-        assert_eq!(taken, [1, 2]);
-    });
-}
-
-#[test]
 fn a_shared_push_wakes_a_sleeping_consumer() {
     model_each_barrier(2, || {
         let (batcher, mut consumer) = Batcher::builder().lane(2).build();

@@ -23,7 +23,7 @@ fn its_sockets_are_handed_over(ground: &Ground) {
     let address = server.local_addr().clone();
     let sockets = server.sockets().unwrap();
     assert_eq!(sockets.len(), if ground.is_tcp() && cfg!(target_os = "linux") { 2 } else { 1 });
-    drop(server);
+    old.finish([server]);
     // Between the two, connections queue up.
     let waiting: Vec<Peer> = (0..6).map(|_| Peer::connect(&address)).collect();
     let later = new.runtime.listen_on(&ListenOptions::new(), sockets, |_| Echo).unwrap();
@@ -31,7 +31,6 @@ fn its_sockets_are_handed_over(ground: &Ground) {
     let more: Vec<Peer> = (0..6).map(|_| Peer::connect(&address)).collect();
     waiting.iter().chain(&more).for_each(is_served);
     drop((waiting, more));
-    old.finish([]);
     is_served(&Peer::connect(&address));
     new.finish([later]);
     if let Address::Unix(path) = address {

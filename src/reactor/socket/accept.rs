@@ -98,8 +98,10 @@ impl Reactor {
         let Bound { socket, address, file, shared } = bound;
         let socket = Rc::new(socket);
         let cannot = |source| Error::listen(&address, source);
-        if shared && self.driver.capabilities().batched_submission {
-            // Whoever had it may not have let it wait; readiness wants it so, and sees to that itself.
+        let capabilities = self.driver.capabilities();
+        if shared && capabilities.batched_submission && !capabilities.multishot_accept {
+            // Old rings do not wait where others do not. Elsewhere the mode stays as it is, for somebody who relies on it may accept
+            // there at this moment.
             socket.set_nonblocking(false).map_err(cannot)?;
         }
         if self.drain_deadline.is_some() {
@@ -118,7 +120,6 @@ impl Reactor {
             armed: false,
             closing: false,
             cancelled: false,
-            shared,
             rest_timer: None,
         };
         let id = self.listeners.insert(|_| listener);
@@ -274,17 +275,15 @@ impl Reactor {
             self.timers.change(&mut listener.rest_timer, Due::Accept(id), None);
             // Nobody finds the way any more.
             listener.file = None;
-            if !listener.shared {
-                self.admit_queued(id);
-            }
+            self.admit_queued(id);
             if let Some(listener) = self.listeners.remove(id) {
                 self.driver.detach(&listener.socket);
             }
         }
     }
 
-    /// Takes in what the kernel has accepted and nobody was told of: closing the socket would reset it. Not where somebody else
-    /// has the same socket, who finds it there, and for whose accepts the socket's mode must not change.
+    /// Takes in what the kernel has accepted and nobody was told of: closing the socket would reset it. Where somebody else has the
+    /// same socket, the kernel may have told of it the accept that has just ended, and nobody else.
     fn admit_queued(&mut self, id: Id) {
         let Some(listener) = self.listeners.get(id) else { return };
         // Not before: old rings say that nobody is there instead of waiting for somebody.

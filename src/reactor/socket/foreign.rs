@@ -84,7 +84,6 @@ impl Reactor {
             let Some(listener) = self.listeners.get_mut(id) else { continue };
             if Arc::ptr_eq(&listener.seats, seats) && !listener.closing {
                 copies.push(listener.socket.try_clone()?.into());
-                listener.shared = true;
                 listener.file.iter_mut().for_each(|file| file.keep());
             }
         }

@@ -44,8 +44,6 @@ pub(in crate::reactor) struct Listener {
     /// To be removed once the accept has ended.
     pub(in crate::reactor) closing: bool,
     pub(in crate::reactor) cancelled: bool,
-    /// Somebody else may have the same socket, and with it the connections that wait there.
-    pub(in crate::reactor) shared: bool,
     /// Rests until then, because the process ran out of something.
     pub(in crate::reactor) rest_timer: Option<Instant>,
 }
