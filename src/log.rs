@@ -5,6 +5,8 @@ use std::fmt;
 use std::io;
 #[cfg(not(feature = "tracing"))]
 use std::io::Write;
+#[cfg(feature = "tracing")]
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
@@ -103,7 +105,8 @@ pub(crate) fn server_fault(peer: &impl fmt::Display, what: fmt::Arguments<'_>, u
 
 #[cfg(feature = "tracing")]
 fn warn(message: fmt::Arguments<'_>) {
-    tracing::warn!("{message}");
+    // A subscriber is the application's, and may panic; this is called where that would end a reactor.
+    let _ = catch_unwind(AssertUnwindSafe(|| tracing::warn!("{message}")));
 }
 
 #[cfg(not(feature = "tracing"))]
