@@ -258,7 +258,9 @@ impl Runtime {
 }
 
 /// What the reactors have counted; told when the last of them has, or has ended.
-struct Counted(Mutex<(Vec<Gauges>, Option<Promise<Vec<Gauges>>>)>);
+struct Counted(Mutex<(Vec<Gauges>, Option<GaugesPromise>)>);
+
+type GaugesPromise = Promise<Vec<Gauges>>;
 
 impl Drop for Counted {
     fn drop(&mut self) {

@@ -131,6 +131,7 @@ impl Log {
 
 type Hook = Box<dyn FnMut(&mut Io<'_>) + Send>;
 type OnBytes = Box<dyn FnMut(&mut Io<'_>, &[u8]) -> usize + Send>;
+type OnClose = Box<dyn FnMut(&mut Reactor) + Send>;
 
 /// A handler made of closures. Without one, `on_bytes` consumes everything and the others do what they do by default.
 pub(crate) struct Probe {
@@ -143,7 +144,7 @@ pub(crate) struct Probe {
     notify: Option<Hook>,
     timer: Option<Hook>,
     shutdown: Option<Hook>,
-    close: Option<Box<dyn FnMut(&mut Reactor) + Send>>,
+    close: Option<OnClose>,
 }
 
 impl Recorder {

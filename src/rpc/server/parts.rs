@@ -43,12 +43,12 @@ impl<R> Parts<R> {
         let _ = self.later.put(self.ticket, Said::End);
     }
 
-    /// Whether anybody still waits for them: see [`Reply::is_wanted`].
+    /// Whether anybody still waits for them: see [`Reply::is_wanted`](crate::rpc::Reply::is_wanted).
     pub fn is_wanted(&self) -> bool {
         self.later.is_wanted(self.ticket)
     }
 
-    /// The number of the request on its connection: see [`Reply::request_number`].
+    /// The number of the request on its connection: see [`Reply::request_number`](crate::rpc::Reply::request_number).
     pub fn request_number(&self) -> u64 {
         self.ticket
     }
