@@ -1,4 +1,4 @@
-//! In steady state, moving messages allocates nothing. In a program of its own, because the allocator is the whole
+//! In steady state, moving small messages allocates nothing, and a flow far less than once a chunk. In a program of its own, because the allocator is the whole
 //! process'.
 
 use std::io::{Read, Write};

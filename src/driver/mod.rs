@@ -126,7 +126,7 @@ const CANCELLED: i32 = libc::ECANCELED;
 pub struct Capabilities {
     /// Completions cost no system call each: one entry into the kernel submits and reaps everything.
     pub batched_submission: bool,
-    /// One armed operation yields many receives.
+    /// One armed operation yields many receives; on io_uring into large buffers, while small ones are received into one at a time.
     pub multishot_receive: bool,
     /// One armed operation yields many connections.
     pub multishot_accept: bool,
