@@ -332,7 +332,7 @@ impl<T> Consumer<T> {
     /// One round over the lanes, until `max` items were taken. Fewer mean that each lane was seen empty.
     fn pass(&mut self, max: usize, f: &mut impl FnMut(Run<'_, T>)) -> usize {
         self.shared.adopt(&mut self.seen, &mut self.lanes);
-        let mut left = max;
+        let (mut left, mut ended) = (max, false);
         for _ in 0..self.lanes.len() {
             if left == 0 {
                 break;
@@ -343,11 +343,12 @@ impl<T> Consumer<T> {
             let lane = &mut self.lanes[self.next];
             let taken = lane.drain_runs(left, f);
             left -= taken;
-            if taken == 0 && lane.is_exhausted() {
-                self.lanes.swap_remove(self.next);
-            } else {
-                self.next += 1;
-            }
+            ended |= taken == 0 && lane.is_exhausted();
+            self.next += 1;
+        }
+        if ended {
+            // Not in the round: it would pass over a lane that takes another one's place.
+            self.lanes.retain(|lane| !lane.is_exhausted());
         }
         if left < max {
             self.shared.space_freed(self.lanes.iter().map(Reader::lane));

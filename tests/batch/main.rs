@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use trochus::batch::{Batcher, BatcherBuilder, Consumer, PushError, sleep_barrier};
+use trochus::batch::{Batcher, BatcherBuilder, Consumer, Producer, PushError, sleep_barrier};
 
 /// Longer than any machine needs, shorter than anybody waits.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -118,5 +118,32 @@ proptest! {
             }
             stress(builder, lanes, sharing, items, batch);
         });
+    }
+}
+
+/// Whoever drains fewer than there was room for has seen every lane empty.
+#[test]
+fn a_round_passes_over_no_lane_because_others_end() {
+    for first in 0..6 {
+        for ended in 0..1 << 6 {
+            let (batcher, mut consumer) = Batcher::builder().build();
+            let mut producers: Vec<_> = (0..6).map(|_| Some(batcher.producer())).collect();
+            let push = |producer: &mut Option<Producer<_>>| {
+                if let Some(producer) = producer {
+                    producer.push(()).unwrap();
+                }
+            };
+            // The next round begins somewhere.
+            producers.iter_mut().take(first).for_each(push);
+            assert_eq!(consumer.drain(first, |()| ()), first);
+            for (n, producer) in producers.iter_mut().enumerate() {
+                if ended >> n & 1 == 1 {
+                    *producer = None;
+                }
+            }
+            producers.iter_mut().for_each(push);
+            let left = producers.iter().flatten().count();
+            assert_eq!(consumer.drain(7, |()| ()), left, "from {first}, without {ended:b}");
+        }
     }
 }

@@ -13,9 +13,10 @@ impl<T> Consumer<T> {
         self.arm_for(items);
     }
 
-    /// As [`is_ready`](Self::is_ready), behind [`prepare_sleep_until`](Self::prepare_sleep_until).
+    /// As [`is_ready`](Self::is_ready), behind [`prepare_sleep_until`](Self::prepare_sleep_until). A flush that a `drain` came upon
+    /// is a reason until it is [taken](Self::take_flush).
     pub(crate) fn is_ready_lingering(&self) -> bool {
-        self.has_reason(true)
+        self.flush_seen || self.has_reason(true)
     }
 
     /// Arms for when there may be so many items in the lanes: those that are missing come by equal shares, or one lane gets more
@@ -46,5 +47,28 @@ impl<T> Consumer<T> {
     pub(crate) fn take_flush(&mut self) -> bool {
         self.look_for_flush();
         std::mem::take(&mut self.flush_seen)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use crate::batch::Batcher;
+    use std::time::Duration;
+
+    #[test]
+    fn a_flush_that_comes_while_items_are_taken_is_not_forgotten() {
+        let (batcher, mut consumer) = Batcher::builder().linger(Duration::from_secs(3600)).build();
+        let mut producer = batcher.producer();
+        assert!(!consumer.take_flush());
+        // Behind the look for a flush, before the look into the lanes.
+        producer.push(1).unwrap();
+        producer.flush();
+        assert_eq!(consumer.drain(10, |_| ()), 1);
+        consumer.prepare_sleep_until(9);
+        assert!(consumer.is_ready_lingering());
+        consumer.cancel_sleep();
+        assert!(consumer.take_flush());
+        consumer.prepare_sleep_until(9);
+        assert!(!consumer.is_ready_lingering());
     }
 }
