@@ -95,6 +95,16 @@ pub(crate) fn action_panicked() {
     warn(format_args!("an action that was handed to a reactor panicked"));
 }
 
+/// Something below the handlers panicked; the connection that it concerned was closed.
+pub(crate) fn internal_panic() {
+    static SELDOM: Seldom = Seldom::new();
+    let Some(held_back) = SELDOM.may_say(Instant::now()) else { return };
+    warn(format_args!(
+        "trochus itself panicked, which is a bug; the connection that it concerned was closed ({held_back} more of these since \
+         this was last said)"
+    ));
+}
+
 /// Something went wrong with a request. The caller sees to it that these are few.
 pub(crate) fn server_fault(peer: &impl fmt::Display, what: fmt::Arguments<'_>, unsaid: u64) {
     match unsaid {

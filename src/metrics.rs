@@ -67,6 +67,7 @@ metrics! {
     connections_reset: "counter", " Connections that ended with a socket's error.";
     connections_over_limit: "counter", " Connections that were closed because they exceeded a limit.";
     handler_panics: "counter", " Panics in handlers, each of which closed its connection, and in actions handed to a reactor.";
+    internal_panics: "counter", " Panics below the handlers, each of which ended at most the connections that it concerned: bugs of this library.";
     accept_backoffs: "counter", " Times that a listener rested because the process had run out of descriptors.";
     received_bytes: "counter", " Bytes that arrived.";
     receives: "counter", " Receives that brought them.";

@@ -92,6 +92,7 @@ impl Simulated {
     }
 
     pub(crate) fn submit(&mut self, token: Token, op: Op) {
+        self.may_panic();
         if !self.attached.contains_key(&descriptor(&op)) {
             self.fault(format!("{token:?} on a descriptor that is not attached"));
         }
@@ -106,6 +107,7 @@ impl Simulated {
     }
 
     pub(crate) fn cancel(&mut self, token: Token, socket: RawFd) {
+        self.may_panic();
         if !self.attached.contains_key(&socket) {
             self.fault(format!("{token:?} was cancelled on a descriptor that is not attached"));
         }
@@ -337,6 +339,13 @@ impl Simulated {
             peer.sends.extend(&bytes[..sent]);
         }
         Outcome::Sent(sent)
+    }
+
+    fn may_panic(&self) {
+        let mut world = self.world.borrow_mut();
+        let left = world.panics_after.map(|left| left.saturating_sub(1));
+        world.panics_after = left.filter(|left| *left > 0);
+        assert_ne!(left, Some(0), "intended by the test");
     }
 
     fn fault(&self, fault: String) {

@@ -157,6 +157,7 @@ impl ReactorBuilder {
                 deferred: Vec::new(),
                 new_pollers: Vec::new(),
             },
+            settling: None,
             busy: Busy::new(self.busy_poll),
             budget: Budget::new(self.turn_budget),
             unsubmitted: false,

@@ -36,12 +36,13 @@ pub(crate) use threads::reactor_handle::SentAction;
 
 use crate::buf::{HasSpare, Spare};
 use crate::config::LONGEST_SLEEP;
-use crate::driver::{Backend, BufferGroup, Capabilities, Completion, Driver};
+use crate::driver::{Backend, BufferGroup, Capabilities, Completion, Driver, Kind};
 use crate::error::{Error, Result};
 use crate::metrics::{Metrics, PaddedCounters};
 use crate::waiting::Driving;
 use pace::budget::Budget;
 use pace::busy::Busy;
+use pace::contain::About;
 use pace::pollers::Pollers;
 use pace::timers::{Due, Timers, deadline};
 use socket::listener::Listener;
@@ -50,7 +51,6 @@ use socket::stop::Stop;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::os::fd::{AsRawFd, RawFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::connection::Connection;
@@ -98,6 +98,8 @@ pub struct Reactor {
     /// Servers that are stopping, by a number that its timer has.
     stops: BTreeMap<u64, Stop>,
     shared: Shared,
+    /// The connection that is being settled, in case that this panics.
+    settling: Option<Id>,
     busy: Busy,
     budget: Budget,
     /// Something was handed to the driver that the kernel does not know of yet.
@@ -272,12 +274,19 @@ impl Reactor {
         let mut commands = std::mem::take(&mut self.commands);
         self.shared.mailbox.take(&mut commands);
         self.shared.counters.commands.add(commands.len() as u64);
-        for command in commands.drain(..) {
-            match command {
-                Command::Run(action) => self.guarded(action),
-                Command::Look(id) => self.look_into_outbox(id),
+        let mut rest = commands.drain(..);
+        while !self.contain(|reactor, about| {
+            for command in rest.by_ref() {
+                match command {
+                    Command::Run(action) => reactor.guarded(action),
+                    Command::Look(id) => {
+                        *about = Some(id.token(Kind::Receive));
+                        reactor.look_into_outbox(id);
+                    }
+                }
             }
-        }
+        }) {}
+        drop(rest);
         self.commands = commands;
         self.run_deferred();
     }
@@ -290,19 +299,18 @@ impl Reactor {
         }
     }
 
-    /// Does something of the application's; a panic in it ends nothing else.
-    fn guarded(&mut self, action: impl FnOnce(&mut Reactor)) {
-        if catch_unwind(AssertUnwindSafe(|| action(self))).is_err() {
-            self.shared.counters.handler_panics.add(1);
-            crate::log::action_panicked();
-        }
+    fn fire_timers(&mut self) {
+        while !self.contain(Self::fire_expired) {}
+        self.drain_timer();
+        self.run_deferred();
     }
 
-    fn fire_timers(&mut self) {
+    fn fire_expired(&mut self, about: &mut About) {
         while let Some(due) = self.timers.pop_expired(self.shared.now) {
             if !matches!(due, Due::Handler(_)) {
                 self.shared.counters.timers_fired.add(1);
             }
+            *about = due.about();
             match due {
                 Due::Handler(id) => self.handler_timer(id),
                 Due::Phase(id) => self.phase_timer(id),
@@ -316,8 +324,6 @@ impl Reactor {
                 }
             }
         }
-        self.drain_timer();
-        self.run_deferred();
     }
 
     /// Does something on this reactor after a time, unless it has stopped by then.

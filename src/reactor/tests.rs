@@ -1,6 +1,7 @@
 //! The reactor over the simulated driver: thousands of seeds of everything that a kernel may do.
 
 mod endings;
+mod panics;
 mod threads;
 mod turns;
 

@@ -227,6 +227,7 @@ impl Stage {
         runtime.shutdown(grace).unwrap();
         let mut metrics = Metrics::default();
         reactors.iter().for_each(|reactor| metrics.merge(&reactor.metrics()));
+        assert_eq!(metrics.internal_panics, 0);
         assert_eq!(metrics.connections_opened, metrics.connections_closed);
         metrics
     }

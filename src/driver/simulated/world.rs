@@ -84,6 +84,8 @@ pub(crate) struct World {
     pub(crate) meanwhile: Option<Meanwhile>,
     /// Waits until one fails for good.
     pub(crate) breaks_after: Option<usize>,
+    /// Operations that are submitted or cancelled until one of these calls panics.
+    pub(crate) panics_after: Option<usize>,
     /// Peers of connections that were closed.
     pub(crate) gone: Vec<Peer>,
     /// Memory that was not given back: faults of the reactor, found by the driver.

@@ -1,11 +1,13 @@
 //! The end: connections finish, then they are cut off, then everything has been given back.
 
 use crate::config::REAP_TIMEOUT;
+use crate::driver::Kind;
 use crate::error::Result;
 use crate::reactor::Reactor;
 use crate::reactor::pace::timers;
 use crate::reactor::stream::connection::Phase;
 use crate::reactor::stream::handler::CloseReason;
+use crate::reactor::table::Id;
 use std::time::{Duration, Instant};
 
 impl Reactor {
@@ -23,18 +25,25 @@ impl Reactor {
     }
 
     fn ask_all_to_end(&mut self) {
-        for id in self.listeners.ids() {
-            self.end_listener(id);
-        }
-        for id in self.connections.ids() {
-            match self.connections.get(id).map(|connection| connection.link.phase) {
-                Some(Phase::Connecting) => self.change(id, |link| link.fail(CloseReason::Shutdown)),
-                Some(Phase::Open) => {
-                    self.call(id, |handler, io| handler.on_shutdown(io));
-                    self.settle(id);
-                }
-                _ => {}
+        let mut ids = self.listeners.ids().into_iter();
+        while !self.contain(|reactor, about| {
+            for id in ids.by_ref() {
+                *about = Some(id.token(Kind::Accept));
+                reactor.end_listener(id);
             }
+        }) {}
+        let mut ids = self.connections.ids().into_iter();
+        while !self.contain(|reactor, _| ids.by_ref().for_each(|id| reactor.ask_to_end(id))) {}
+    }
+
+    fn ask_to_end(&mut self, id: Id) {
+        match self.connections.get(id).map(|connection| connection.link.phase) {
+            Some(Phase::Connecting) => self.change(id, |link| link.fail(CloseReason::Shutdown)),
+            Some(Phase::Open) => {
+                self.call(id, |handler, io| handler.on_shutdown(io));
+                self.settle(id);
+            }
+            _ => {}
         }
     }
 
@@ -82,9 +91,8 @@ impl Reactor {
         }
         // Before handlers hear of it, who may connect again.
         self.drain_cut = Some(self.connections.insertions());
-        for id in self.connections.ids() {
-            self.cut_off(id);
-        }
+        let mut ids = self.connections.ids().into_iter();
+        while !self.contain(|reactor, _| ids.by_ref().for_each(|id| reactor.cut_off(id))) {}
     }
 }
 

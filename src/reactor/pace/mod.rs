@@ -2,6 +2,7 @@
 
 pub(super) mod budget;
 pub(super) mod busy;
+pub(super) mod contain;
 pub(super) mod drain;
 mod gauge;
 pub(super) mod give_up;

@@ -143,7 +143,7 @@ impl Reactor {
         let mut answer = None;
         self.call(id, |handler, io| answer = Some(question(handler, io)));
         if answer != Some(false) {
-            self.settle(id);
+            self.contain(|reactor, _| reactor.settle(id));
         }
         answer == Some(true)
     }

@@ -1,6 +1,8 @@
 //! Deadlines of connections and listeners.
 
+use super::contain::About;
 use crate::config::NEVER;
+use crate::driver::Kind;
 use crate::reactor::table::Id;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -26,6 +28,17 @@ pub(crate) enum Due {
     Stop(u64),
     /// Something of the application is to be done.
     Action(u64),
+}
+
+impl Due {
+    /// Whom it is about, if it is a connection or a listener.
+    pub(in crate::reactor) fn about(self) -> About {
+        match self {
+            Due::Handler(id) | Due::Phase(id) | Due::Connect(id) => Some(id.token(Kind::Receive)),
+            Due::Accept(id) => Some(id.token(Kind::Accept)),
+            Due::Stop(_) | Due::Action(_) => None,
+        }
+    }
 }
 
 /// An ordered set: setting a deadline anew removes the old one, so that it never holds more than the tables' entries.

@@ -162,10 +162,10 @@ impl Reactor {
         let stream = listener.stream.clone();
         // Taken out while it is called, which takes the reactor.
         let Some(mut destination) = listener.destination.take() else { return };
-        match &mut destination {
+        self.contain(|reactor, _| match &mut destination {
             Destination::Elsewhere(share_out) => share_out(socket, peer, seat),
-            Destination::Here(make) => self.take_in(socket, peer, stream, make, seat),
-        }
+            Destination::Here(make) => reactor.take_in(socket, peer, stream, make, seat),
+        });
         if let Some(listener) = self.listeners.get_mut(id) {
             listener.destination = Some(destination);
         }
@@ -259,16 +259,17 @@ impl Reactor {
         }
     }
 
-    fn settle_listener(&mut self, id: Id) {
+    pub(in crate::reactor) fn settle_listener(&mut self, id: Id) {
         let Some(listener) = self.listeners.get_mut(id) else { return };
         let descriptor = listener.socket.as_raw_fd();
         if !listener.closing && !listener.armed && listener.rest_timer.is_none() {
-            listener.armed = true;
             self.driver.submit(id.token(Kind::Accept), Op::Accept { listener: descriptor });
+            listener.armed = true;
             self.unsubmitted = true;
         }
-        if listener.closing && listener.armed && !std::mem::replace(&mut listener.cancelled, true) {
+        if listener.closing && listener.armed && !listener.cancelled {
             self.driver.cancel(id.token(Kind::Accept), descriptor);
+            listener.cancelled = true;
             self.unsubmitted = true;
         }
         if listener.closing && !listener.armed {

@@ -31,7 +31,15 @@ impl Reactor {
         handler: Box<dyn Handler>,
     ) -> io::Result<Id> {
         let (socket, target) = self.prepare_connect(options, address)?;
-        Ok(self.insert_attempt(options, address, socket, target, handler))
+        let id = self.insert_attempt(options, address, socket, handler);
+        if self.contain(|reactor, _| reactor.submit_connect(id, target)) {
+            return Ok(id);
+        }
+        if let Some(Connection { mut link, .. }) = self.connections.remove(id) {
+            self.timers.change(&mut link.phase_timer, Due::Phase(id), None);
+            self.driver.detach(&link.socket);
+        }
+        Err(io::Error::other(CloseReason::Internal.to_string()))
     }
 
     fn prepare_connect(
@@ -60,7 +68,6 @@ impl Reactor {
         options: &StreamOptions,
         address: &Address,
         socket: Rc<Socket>,
-        target: SockAddr,
         handler: Box<dyn Handler>,
     ) -> Id {
         let options = Rc::new(options.clone());
@@ -74,15 +81,14 @@ impl Reactor {
             link.phase_deadline = due;
             self.timers.change(&mut link.phase_timer, Due::Phase(id), due);
         }
-        self.submit_connect(id, target);
         id
     }
 
     fn submit_connect(&mut self, id: Id, target: SockAddr) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
-        link.connecting = true;
         self.driver
             .submit(id.token(Kind::Connect), Op::Connect { socket: link.descriptor(), address: target });
+        link.connecting = true;
         self.unsubmitted = true;
     }
 

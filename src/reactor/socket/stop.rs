@@ -64,9 +64,8 @@ impl Reactor {
 
     fn cut_off_server(&mut self, seats: &Arc<Seats>) {
         seats.cut();
-        for id in self.seated(seats) {
-            self.cut_off(id);
-        }
+        let mut ids = self.seated(seats).into_iter();
+        while !self.contain(|reactor, _| ids.by_ref().for_each(|id| reactor.cut_off(id))) {}
     }
 
     /// Ends a connection that had its time to finish.

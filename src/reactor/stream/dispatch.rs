@@ -16,27 +16,37 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 impl Reactor {
     pub(in crate::reactor) fn handle_completions(&mut self) {
         let mut completions = std::mem::take(&mut self.completions);
-        for completion in completions.drain(..) {
-            let Completion { token, event, more } = completion;
-            let id = Id::from(token);
-            match event {
-                Event::Received(result) if self.budget.is_short() && self.has_had_its_share(id) => {
-                    let event = Event::Received(result);
-                    self.budget.postponed.push(Completion { token, event, more });
-                }
-                Event::Accepted(result) => self.accepted(id, result, more),
-                Event::Connected(result) => self.connected(id, result),
-                Event::Received(result) => self.received(id, result, more),
-                Event::Sent(result, Some(payload)) => self.sent(id, result, payload),
-                Event::Sent(result, None) => self.sent_but_held(id, result),
-                Event::Released(payload) => self.released(id, payload),
-                Event::NotCancelled => self.cancel_again(id, token.kind()),
+        let mut rest = completions.drain(..);
+        while !self.contain(|reactor, about| {
+            for completion in rest.by_ref() {
+                *about = Some(completion.token);
+                reactor.handle_completion(completion);
             }
-        }
+        }) {}
+        drop(rest);
         // What had to wait comes first in the next turn.
         std::mem::swap(&mut completions, &mut self.budget.postponed);
         self.completions = completions;
         self.run_deferred();
+    }
+
+    #[inline(always)]
+    fn handle_completion(&mut self, completion: Completion) {
+        let Completion { token, event, more } = completion;
+        let id = Id::from(token);
+        match event {
+            Event::Received(result) if self.budget.is_short() && self.has_had_its_share(id) => {
+                let event = Event::Received(result);
+                self.budget.postponed.push(Completion { token, event, more });
+            }
+            Event::Accepted(result) => self.accepted(id, result, more),
+            Event::Connected(result) => self.connected(id, result),
+            Event::Received(result) => self.received(id, result, more),
+            Event::Sent(result, Some(payload)) => self.sent(id, result, payload),
+            Event::Sent(result, None) => self.sent_but_held(id, result),
+            Event::Released(payload) => self.released(id, payload),
+            Event::NotCancelled => self.cancel_again(id, token.kind()),
+        }
     }
 
     /// Whether a connection has to wait for the next turn with what it received. If it has, then so has all that follows: its
@@ -197,8 +207,10 @@ impl Reactor {
     /// Hands a payload to the driver. The caller has made sure that none is in flight.
     pub(in crate::reactor) fn send(&mut self, id: Id, payload: Payload) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
-        link.sending = payload.len();
+        let sending = payload.len();
         self.driver.submit(id.token(Kind::Send), Op::Send { socket: link.descriptor(), payload });
+        // Here and elsewhere, only once the driver has it: nothing completes what it did not take.
+        link.sending = sending;
         self.unsubmitted = true;
     }
 
@@ -265,7 +277,7 @@ impl Reactor {
             .filter(|Connection { link, .. }| link.connection == connection && link.phase == Phase::Open)?;
         let mut result = None;
         self.call(id, |handler, io| result = Some(act(handler, io)));
-        self.settle(id);
+        self.contain(|reactor, _| reactor.settle(id));
         self.disturbed();
         result
     }

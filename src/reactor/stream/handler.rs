@@ -136,6 +136,8 @@ pub enum CloseReason {
     OutputDamaged,
     /// The handler panicked.
     Panicked,
+    /// Something in this library panicked while it looked after the connection. It is a bug; the other connections go on.
+    Internal,
     /// The reactor stopped before the connection was finished.
     Shutdown,
 }
@@ -177,6 +179,9 @@ impl fmt::Display for CloseReason {
                 f.write_str("the handler took away output that had been written before, through `Io::out`")
             }
             CloseReason::Panicked => f.write_str("the handler panicked"),
+            CloseReason::Internal => {
+                f.write_str("trochus itself panicked while it looked after the connection, which is a bug")
+            }
             CloseReason::Shutdown => f.write_str("the reactor stopped"),
         }
     }

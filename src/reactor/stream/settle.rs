@@ -15,12 +15,14 @@ impl Reactor {
     /// To be called after anything that may have changed a connection: it is the one place that starts and ends
     /// operations, and that moves a closing connection on.
     pub(in crate::reactor) fn settle(&mut self, id: Id) {
+        let outer = self.settling.replace(id);
         while self.settle_input(id) {}
         self.settle_output(id);
         self.settle_phase(id);
         self.settle_reading(id);
         self.settle_timer(id);
         self.bury(id);
+        self.settling = outer;
     }
 
     /// Delivers what the handler is owed, if it may have it now. `true` if that may have changed things.
@@ -110,13 +112,13 @@ impl Reactor {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         match link.reading {
             Reading::Idle if link.wants_input() => {
-                link.reading = Reading::Armed;
                 self.driver.submit(id.token(Kind::Receive), Op::Receive { socket: link.descriptor() });
+                link.reading = Reading::Armed;
                 self.unsubmitted = true;
             }
             Reading::Armed if !link.wants_input() => {
-                link.reading = Reading::Cancelling;
                 self.driver.cancel(id.token(Kind::Receive), link.descriptor());
+                link.reading = Reading::Cancelling;
                 self.unsubmitted = true;
             }
             _ => {}
@@ -152,12 +154,14 @@ impl Reactor {
             self.tell_ended(id, reason);
         }
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
-        if link.sending > 0 && !std::mem::replace(&mut link.send_cancelled, true) {
+        if link.sending > 0 && !link.send_cancelled {
             self.driver.cancel(id.token(Kind::Send), link.descriptor());
+            link.send_cancelled = true;
             self.unsubmitted = true;
         }
-        if link.connecting && !std::mem::replace(&mut link.connect_cancelled, true) {
+        if link.connecting && !link.connect_cancelled {
             self.driver.cancel(id.token(Kind::Connect), link.descriptor());
+            link.connect_cancelled = true;
             self.unsubmitted = true;
         }
         if !link.has_operations() {
@@ -204,7 +208,11 @@ impl Reactor {
         reason: &CloseReason,
         peer: &Address,
     ) {
-        if catch_unwind(AssertUnwindSafe(|| handler.on_close(reason, self))).is_err() {
+        let outer = self.settling;
+        let panicked = catch_unwind(AssertUnwindSafe(|| handler.on_close(reason, self))).is_err();
+        if panicked && self.settling != outer {
+            self.give_up_on(None, outer);
+        } else if panicked {
             self.shared.counters.handler_panics.add(1);
             crate::log::handler_panicked(peer);
         }
@@ -223,17 +231,29 @@ impl Reactor {
     /// One send for each connection that has output, and one receive for each buffer that came back.
     pub(in crate::reactor) fn flush(&mut self) {
         let mut dirty = std::mem::take(&mut self.dirty);
-        for id in dirty.drain(..) {
-            let Some(Connection { link, .. }) = self.connections.get_mut(id) else { continue };
-            link.queued = false;
-            if link.sending == 0 && !link.out.is_empty() {
-                let mut payload = std::mem::take(&mut link.out);
-                self.shared.spare.fit(&mut payload);
-                self.send(id, payload);
+        let mut rest = dirty.drain(..);
+        while !self.contain(|reactor, about| {
+            for id in rest.by_ref() {
+                *about = Some(id.token(Kind::Send));
+                reactor.flush_one(id);
             }
-        }
+        }) {}
+        drop(rest);
+        // What somebody wrote who was given up meanwhile.
+        dirty.append(&mut self.dirty);
         self.dirty = dirty;
-        self.feed_starved();
+        self.contain(|reactor, _| reactor.feed_starved());
+    }
+
+    #[inline(always)]
+    fn flush_one(&mut self, id: Id) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        link.queued = false;
+        if link.sending == 0 && !link.out.is_empty() {
+            let mut payload = std::mem::take(&mut link.out);
+            self.shared.spare.fit(&mut payload);
+            self.send(id, payload);
+        }
     }
 
     fn feed_starved(&mut self) {
