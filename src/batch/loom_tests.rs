@@ -5,9 +5,9 @@
 
 use loom::thread;
 
+use super::lane::Room;
 use super::lane::barrier;
-use super::lane::ring::{Growth, Room, Writer, lane};
-use super::lane::spin::SpinLock;
+use super::lane::ring::{Growth, Writer, lane};
 use super::sync::{Arc, AtomicUsize, Ordering, current, park};
 use super::*;
 

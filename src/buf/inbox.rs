@@ -117,7 +117,6 @@ impl Inbox {
         let expected = self.wanted.min(MOST_RESERVED).max(held + bytes.len());
         if held == 0 || is_wasteful(self.spill.capacity(), expected) {
             let mut spill = spare.take_for(expected);
-            spill.reserve(expected);
             spill.extend_from_slice(&self.spill[self.start..]);
             self.release(spare);
             self.spill = spill;

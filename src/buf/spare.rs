@@ -26,10 +26,12 @@ pub(super) fn is_wasteful(capacity: usize, len: usize) -> bool {
 /// A reactor's spare vectors, so that a connection at rest owns no buffer and a busy one allocates none.
 ///
 /// The last one given back is the first one taken: it is the one that is still in the cache. Where some were large lately, it
-/// is the last one of those, because what leaves next may be as much. Whoever keeps a vector for long asks for one that [fits](Self::take_for).
+/// is the largest of those, because what leaves next may be as much: if smaller ones were taken for much, all of them would
+/// grow in the end. Whoever keeps a vector for long asks for one that [fits](Self::take_for).
 #[derive(Debug)]
 pub(crate) struct Spare {
     small: Vec<Vec<u8>>,
+    /// By capacity, the largest last; among equal ones in the order in which they were given back.
     large: Vec<Vec<u8>>,
     small_in_a_row: u32,
     splices: Vec<VecDeque<Splice>>,
@@ -61,13 +63,21 @@ impl Spare {
         vector
     }
 
-    /// An empty vector that may hold `bytes` bytes for as long as it takes: not a large one for few. It need not have the
-    /// room yet.
+    /// An empty vector for `bytes` bytes, which it may hold for as long as it takes: not a large one for few.
     pub(crate) fn take_for(&mut self, bytes: usize) -> Vec<u8> {
-        let vectors = if bytes > SMALL { &mut self.large } else { &mut self.small };
-        let fits = vectors.last().is_some_and(|vector| !is_wasteful(vector.capacity(), bytes));
-        let vector = if fits { vectors.pop().expect("it was just seen") } else { Vec::new() };
+        let spare = if bytes > SMALL {
+            let fitting = self.large.partition_point(|vector| vector.capacity() < bytes);
+            let fits = self.large.get(fitting).is_some_and(|vector| !is_wasteful(vector.capacity(), bytes));
+            fits.then(|| self.large.remove(fitting))
+        } else {
+            self.small.pop()
+        };
+        let mut vector = spare.unwrap_or_default();
         self.held_bytes -= vector.capacity();
+        if vector.capacity() < bytes {
+            // So that it does for the next one who has a little more.
+            vector.reserve_exact(bytes.next_power_of_two());
+        }
         vector
     }
 
@@ -80,7 +90,8 @@ impl Spare {
             self.held_bytes = held_bytes;
             if capacity > SMALL {
                 self.small_in_a_row = 0;
-                self.large.push(vector);
+                let place = self.large.partition_point(|other| other.capacity() <= capacity);
+                self.large.insert(place, vector);
             } else {
                 self.small_in_a_row = self.small_in_a_row.saturating_add(1);
                 self.small.push(vector);
@@ -145,15 +156,34 @@ mod tests {
         let mut spare = Spare::new(1 << 24);
         let (small, large) = (1000, 1 << 20);
         spare.give(Vec::with_capacity(large));
-        assert_eq!(spare.take_for(5).capacity(), 0);
+        assert_eq!(spare.take_for(5).capacity(), 8);
         spare.give(Vec::with_capacity(small));
         assert_eq!(spare.take_for(5).capacity(), small);
-        assert_eq!(spare.take_for(SMALL).capacity(), 0);
+        assert_eq!(spare.take_for(SMALL).capacity(), SMALL);
         assert_eq!(spare.take_for(SMALL + 1).capacity(), large);
         assert_eq!(spare.held_bytes, 0);
         spare.give(Vec::with_capacity(4 << 20));
-        assert_eq!(spare.take_for(SMALL + 1).capacity(), 0, "64 times too large");
+        assert_eq!(spare.take_for(SMALL + 1).capacity(), 2 * SMALL, "64 times too large");
         assert_eq!(spare.take_for(1 << 18).capacity(), 4 << 20);
+        assert_eq!(spare.held_bytes, 0);
+    }
+
+    #[test]
+    fn of_large_ones_who_has_much_gets_the_largest_and_who_has_less_what_fits() {
+        let mut spare = Spare::new(1 << 24);
+        for capacity in [3 << 20, 1 << 17, 1 << 20, 1 << 17] {
+            spare.give(Vec::with_capacity(capacity));
+        }
+        assert_eq!(spare.take().capacity(), 3 << 20);
+        assert_eq!(spare.take_for(100_000).capacity(), 1 << 17);
+        assert_eq!(spare.take_for(1 << 17).capacity(), 1 << 17);
+        assert_eq!(spare.take_for((1 << 17) + 1).capacity(), 1 << 20);
+        assert_eq!(spare.held_bytes, 0);
+        let (first, last) = (Vec::with_capacity(1 << 20), Vec::with_capacity(1 << 20));
+        let place = last.as_ptr();
+        spare.give(first);
+        spare.give(last);
+        assert_eq!(spare.take().as_ptr(), place, "it is the one in the cache");
     }
 
     #[test]
