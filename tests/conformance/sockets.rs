@@ -10,7 +10,15 @@ use trochus::net::{Address, ListenOptions};
 
 pub(crate) fn suites() -> Vec<Suite> {
     vec![
-        suite!("sockets", |_| true, [its_sockets_are_handed_over, a_socket_from_outside_is_served]),
+        suite!(
+            "sockets",
+            |_| true,
+            [
+                its_sockets_are_handed_over,
+                one_owner_comes_while_the_other_leaves,
+                a_socket_from_outside_is_served
+            ]
+        ),
         suite!("sockets", Ground::is_tcp, [a_port_is_shared_by_those_who_ask]),
         #[cfg(target_os = "linux")]
         suite!("sockets", Ground::is_unix, [a_name_without_a_file_is_listened_on]),
@@ -35,6 +43,26 @@ fn its_sockets_are_handed_over(ground: &Ground) {
     new.finish([later]);
     if let Address::Unix(path) = address {
         // Nobody knows who is the last to need it.
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
+fn one_owner_comes_while_the_other_leaves(ground: &Ground) {
+    let (old, new) = (ground.stage(), ground.stage());
+    let server = old.listen(|_| Echo);
+    let address = server.local_addr().clone();
+    let sockets = server.sockets().unwrap();
+    let connect = || (0..6).map(|_| Peer::connect(&address)).collect::<Vec<Peer>>();
+    drop(server);
+    let mut peers = connect();
+    let later = new.runtime.listen_on(&ListenOptions::new(), sockets, |_| Echo).unwrap();
+    peers.extend(connect());
+    peers.iter().for_each(is_served);
+    drop(peers);
+    old.finish([]);
+    is_served(&Peer::connect(&address));
+    new.finish([later]);
+    if let Address::Unix(path) = address {
         std::fs::remove_file(path).unwrap();
     }
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 /// Connections that are taken over from a socket that closes. No system queues more, and a flood of new ones is not
 /// followed for ever.
-const QUEUED_AT_MOST: usize = 1 << 16;
+const QUEUED_AT_MOST: u32 = 1 << 16;
 
 /// A listening socket of one reactor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,10 +98,9 @@ impl Reactor {
         let Bound { socket, address, file, shared } = bound;
         let socket = Rc::new(socket);
         let cannot = |source| Error::listen(&address, source);
-        let capabilities = self.driver.capabilities();
-        if shared && capabilities.batched_submission && !capabilities.multishot_accept {
-            // Old rings do not wait where others do not. Elsewhere the mode stays as it is, for somebody who relies on it may accept
-            // there at this moment.
+        let needs_blocking = self.accepts_only_while_blocking();
+        if shared && needs_blocking {
+            // Elsewhere the mode stays as it is, for somebody who relies on it may accept there at this moment.
             socket.set_nonblocking(false).map_err(cannot)?;
         }
         if self.drain_deadline.is_some() {
@@ -120,6 +119,8 @@ impl Reactor {
             armed: false,
             closing: false,
             cancelled: false,
+            looking: false,
+            looks: if needs_blocking { QUEUED_AT_MOST } else { 0 },
             rest_timer: None,
         };
         let id = self.listeners.insert(|_| listener);
@@ -144,6 +145,9 @@ impl Reactor {
     pub(in crate::reactor) fn accepted(&mut self, id: Id, result: io::Result<Socket>, more: bool) {
         let Some(listener) = self.listeners.get_mut(id) else { return };
         listener.armed = more;
+        if std::mem::take(&mut listener.looking) && result.is_err() {
+            listener.looks = 0;
+        }
         match result {
             // Also while it closes: the peer has been told that it is connected.
             Ok(socket) => self.admit(id, socket),
@@ -276,6 +280,9 @@ impl Reactor {
             self.timers.change(&mut listener.rest_timer, Due::Accept(id), None);
             // Nobody finds the way any more.
             listener.file = None;
+            if listener.looks > 0 {
+                return self.look_for_queued(id);
+            }
             self.admit_queued(id);
             if let Some(listener) = self.listeners.remove(id) {
                 self.driver.detach(&listener.socket);
@@ -286,8 +293,10 @@ impl Reactor {
     /// Takes in what the kernel has accepted and nobody was told of: closing the socket would reset it. Where somebody else has the
     /// same socket, the kernel may have told of it the accept that has just ended, and nobody else.
     fn admit_queued(&mut self, id: Id) {
+        if self.accepts_only_while_blocking() {
+            return;
+        }
         let Some(listener) = self.listeners.get(id) else { return };
-        // Not before: old rings say that nobody is there instead of waiting for somebody.
         if listener.socket.set_nonblocking(true).is_err() {
             return;
         }
@@ -299,6 +308,25 @@ impl Reactor {
                 Err(_) => return,
             }
         }
+    }
+
+    /// Old rings say at once that nobody is there, instead of waiting for somebody, where the socket does not block.
+    fn accepts_only_while_blocking(&self) -> bool {
+        let capabilities = self.driver.capabilities();
+        capabilities.batched_submission && !capabilities.multishot_accept
+    }
+
+    /// As `admit_queued`, one at a time, where the mode must stay as it is: if somebody else who has the same socket made it
+    /// block again at this moment, a call would wait for the next connection, and this reactor with it.
+    fn look_for_queued(&mut self, id: Id) {
+        let Some(listener) = self.listeners.get_mut(id) else { return };
+        let (token, descriptor) = (id.token(Kind::Accept), listener.socket.as_raw_fd());
+        self.driver.submit(token, Op::Accept { listener: descriptor });
+        // It looks before it waits, so what is there is taken before this comes.
+        self.driver.cancel(token, descriptor);
+        (listener.armed, listener.cancelled, listener.looking) = (true, true, true);
+        listener.looks -= 1;
+        self.unsubmitted = true;
     }
 }
 

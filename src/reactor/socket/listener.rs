@@ -44,6 +44,10 @@ pub(in crate::reactor) struct Listener {
     /// To be removed once the accept has ended.
     pub(in crate::reactor) closing: bool,
     pub(in crate::reactor) cancelled: bool,
+    /// The accept that is armed takes what is queued, and nothing that comes later.
+    pub(in crate::reactor) looking: bool,
+    /// So many more of these there may be, once this closes.
+    pub(in crate::reactor) looks: u32,
     /// Rests until then, because the process ran out of something.
     pub(in crate::reactor) rest_timer: Option<Instant>,
 }
