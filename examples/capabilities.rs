@@ -20,7 +20,7 @@ impl Report {
         Ok(Report {
             kernel: kernel(),
             backend,
-            reason: reason(backend),
+            reason: runtime.reactor_info(0).backend_reason.clone(),
             capabilities: runtime.capabilities(),
         })
     }
@@ -74,17 +74,6 @@ fn kernel() -> String {
 }
 
 /// What speaks for `chosen`: somebody's wish, or what the other one says when it is asked for by name.
-fn reason(chosen: Backend) -> String {
-    match std::env::var("TROCHUS_BACKEND") {
-        Ok(name) if name == chosen.to_string() => return format!("TROCHUS_BACKEND is {name}"),
-        _ => {}
-    }
-    match Runtime::builder().reactors(1).backend(Backend::IoUring).build() {
-        Ok(_) => "the best that there is".to_owned(),
-        Err(error) => error.to_string(),
-    }
-}
-
 fn json_string(text: &str) -> String {
     let escape = |character: char| match character {
         '"' | '\\' => format!("\\{character}"),

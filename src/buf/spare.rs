@@ -183,7 +183,8 @@ mod tests {
         let place = last.as_ptr();
         spare.give(first);
         spare.give(last);
-        assert_eq!(spare.take().as_ptr(), place, "it is the one in the cache");
+        let taken = spare.take();
+        assert_eq!(taken.as_ptr(), place, "it is the one in the cache");
     }
 
     #[test]

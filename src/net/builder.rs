@@ -19,7 +19,7 @@ pub struct RuntimeBuilder {
     reactor: ReactorBuilder,
     reactors: Option<usize>,
     pin: bool,
-    first_core: usize,
+    first_core: Option<usize>,
     on_failure: Option<OnFailure>,
 }
 
@@ -60,9 +60,10 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Where pinning begins among the cores that the process may use; for several runtimes in one process.
+    /// Where pinning begins among the cores that the process may use; for several runtimes in one process. Unless set, it begins
+    /// where the thread runs that builds the runtime, so that the processes of a machine do not all take its first cores.
     pub fn first_core(mut self, index: usize) -> Self {
-        self.first_core = index;
+        self.first_core = Some(index);
         self
     }
 
@@ -87,6 +88,12 @@ impl RuntimeBuilder {
     /// The sizes of each reactor's queues; see [`ReactorBuilder::ring_entries`].
     pub fn ring_entries(mut self, submission: u32, completion: u32) -> Self {
         self.reactor = self.reactor.ring_entries(submission, completion);
+        self
+    }
+
+    /// Input that one turn of a reactor shows to handlers; see [`ReactorBuilder::turn_budget`].
+    pub fn turn_budget(mut self, bytes: usize) -> Self {
+        self.reactor = self.reactor.turn_budget(bytes);
         self
     }
 
@@ -123,11 +130,12 @@ impl RuntimeBuilder {
             return Err(Error::InvalidSetting("a runtime needs at least one reactor".to_owned()));
         }
         self.reactor.check()?;
+        let first_core = self.first_core.unwrap_or_else(|| place_of(current_core(), &cores));
         // All threads start at once; the first error, if any, ends those that came up.
         let watch = Watch::new(reactors, self.on_failure.clone());
         let starting: Vec<Result<Starting>> = (0..reactors)
             .map(|index| {
-                let core = cores.get((self.first_core + index) % cores.len().max(1)).filter(|_| self.pin);
+                let core = self.pin.then(|| cores.get((first_core + index) % cores.len().max(1))).flatten();
                 start(self.reactor.clone(), index, core.copied(), watch.clone())
             })
             .collect();
@@ -182,6 +190,18 @@ fn start(builder: ReactorBuilder, index: usize, core: Option<CoreId>, watch: Arc
     Ok(Starting { thread, ready })
 }
 
+/// Where a core stands among `cores`: at the beginning if it is not known.
+fn place_of(core: Option<usize>, cores: &[CoreId]) -> usize {
+    cores.iter().position(|candidate| Some(candidate.id) == core).unwrap_or(0)
+}
+
+/// The core that this thread runs on at the moment, where the system tells.
+fn current_core() -> Option<usize> {
+    // proc_pid_stat(5): the second field is a name in parentheses, the 39th is the core.
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(39 - 3)?.parse().ok()
+}
+
 /// Runs a reactor to its end, and says what that was.
 fn supervise(index: usize, mut reactor: Reactor, watch: &Watch) {
     let reason = match catch_unwind(AssertUnwindSafe(|| reactor.run_until_drained())) {
@@ -208,4 +228,21 @@ fn told(panic: Box<dyn Any + Send>) -> String {
     let told = format!("it panicked: {}", text.unwrap_or("with something that is no text"));
     std::mem::forget(panic);
     told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pinning_begins_where_the_builder_runs() {
+        for core in core_affinity::get_core_ids().unwrap_or_default() {
+            let seen = std::thread::spawn(move || core_affinity::set_for_current(core).then(current_core));
+            if cfg!(target_os = "linux") {
+                assert_eq!(seen.join().unwrap(), Some(Some(core.id)));
+            }
+        }
+        let cores = [3, 5, 7].map(|id| CoreId { id });
+        assert_eq!([Some(5), Some(4), None].map(|core| place_of(core, &cores)), [1, 0, 0]);
+    }
 }

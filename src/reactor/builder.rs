@@ -127,7 +127,7 @@ impl ReactorBuilder {
         let RingEntries { submission, completion } = self.choice.entries;
         if submission == 0 || completion < submission || completion > 1 << 16 || submission > 1 << 15 {
             let message = format!(
-                "a ring has 1 to 32768 submission entries and as many completion entries at least, up to 65536,                  not {submission} and {completion}"
+                "a ring has 1 to 32768 submission entries and as many completion entries at least, up to 65536, not {submission} and {completion}"
             );
             return Err(Error::InvalidSetting(message));
         }

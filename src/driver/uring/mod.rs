@@ -3,9 +3,9 @@
 //! `setup` opens the best ring that the kernel allows and finds out what it can do, `pool` is the memory that receives
 //! land in, `entry` translates operations. Here is the life of an operation: who holds its memory, and when it ends.
 
+mod bell;
 mod connect;
 mod entry;
-mod event;
 mod operations;
 mod pool;
 mod probe;
@@ -15,7 +15,7 @@ mod setup;
 mod tests;
 mod window;
 
-pub(crate) use event::Bell;
+pub(crate) use bell::Bell;
 
 use super::{BufferGroup, Capabilities, Completion, DriverStats, DriverWaker, Event, Kind, Lent, Op, Token};
 use crate::buf::{BufferId, Payload};

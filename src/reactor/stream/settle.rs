@@ -182,6 +182,7 @@ impl Reactor {
             CloseReason::Failed(_) => counters.connections_reset.add(1),
             CloseReason::OutputLimit { .. }
             | CloseReason::InputLimit { .. }
+            | CloseReason::CloseTimeout { .. }
             | CloseReason::FlushTimeout { .. }
             | CloseReason::WriteStalled { .. } => counters.connections_over_limit.add(1),
             _ => {}
