@@ -21,7 +21,7 @@ mod watch;
 
 pub use crate::reactor::{
     Accepted, Address, CloseReason, ConnectionId, Dialing, Handle, HandleError, Handler, Incoming, Io,
-    ListenOptions, StreamOptions, ToAddresses, Writable, WriteAsync,
+    ListenOptions, Polled, StreamOptions, ToAddresses, Writable, WriteAsync,
 };
 pub use builder::RuntimeBuilder;
 pub use pending::Pending;

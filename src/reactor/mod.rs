@@ -22,7 +22,7 @@ pub use socket::incoming::{Accepted, Incoming};
 pub use socket::lookup::Lookup;
 pub use socket::options::{ListenOptions, StreamOptions};
 pub use socket::race::Dialing;
-pub use stream::handler::{CloseReason, Handler};
+pub use stream::handler::{CloseReason, Handler, Polled};
 pub use stream::io::Io;
 pub use table::ConnectionId;
 pub use threads::reactor_handle::ReactorHandle;

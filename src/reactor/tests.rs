@@ -294,12 +294,24 @@ impl Handler for Pusher {
         bytes.len()
     }
 
+    fn polled(&mut self) -> Option<&mut dyn Polled> {
+        Some(self)
+    }
+}
+
+impl Polled for Pusher {
     fn on_poll(&mut self, io: &mut Io<'_>) -> bool {
         self.asked.borrow_mut().push(self.number);
         if io.pending() == 0 {
             io.write(&[0; crate::config::POLLED_OUTPUT_BYTES]);
         }
         true
+    }
+
+    fn prepare_sleep(&mut self) {}
+
+    fn is_ready(&self) -> bool {
+        false
     }
 }
 

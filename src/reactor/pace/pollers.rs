@@ -8,7 +8,7 @@ use crate::batch;
 use crate::config::POLLED_OUTPUT_BYTES;
 use crate::reactor::Reactor;
 use crate::reactor::stream::connection::{Connection, Phase};
-use crate::reactor::stream::handler::Handler;
+use crate::reactor::stream::handler::Polled;
 use crate::reactor::stream::io::Io;
 use crate::reactor::table::Id;
 
@@ -88,7 +88,7 @@ impl Reactor {
         for _ in 0..self.pollers.list.len() {
             let at = if self.pollers.next < self.pollers.list.len() { self.pollers.next } else { 0 };
             let (id, _) = self.pollers.list[at];
-            let found = self.ask(id, |handler, io| handler.on_poll(io));
+            let found = self.ask(id, |polled, io| polled.on_poll(io));
             self.pollers.note(at, found);
             self.pollers.next = at;
             if self.is_open(id) {
@@ -119,7 +119,11 @@ impl Reactor {
         let mut list = std::mem::take(&mut self.pollers.list);
         list.retain(|(id, _)| self.is_open(*id));
         for (id, _) in list.iter().filter(|(_, idle)| *idle >= idle_turns) {
-            self.call(*id, |handler, _| handler.prepare_sleep());
+            self.call(*id, |handler, _| {
+                if let Some(polled) = handler.polled() {
+                    polled.prepare_sleep();
+                }
+            });
         }
         batch::sleep_barrier();
         list.retain_mut(|(id, idle)| {
@@ -127,7 +131,7 @@ impl Reactor {
                 return true;
             }
             *idle = 0;
-            let ready = self.ask(*id, |handler, _| handler.is_ready());
+            let ready = self.ask(*id, |polled, _| polled.is_ready());
             if let Some(Connection { link, .. }) = self.connections.get_mut(*id) {
                 link.polled = ready;
             }
@@ -139,9 +143,11 @@ impl Reactor {
     }
 
     /// Calls the handler and settles the connection if the answer is `true` or the handler panicked.
-    fn ask(&mut self, id: Id, question: impl FnOnce(&mut dyn Handler, &mut Io<'_>) -> bool) -> bool {
+    fn ask(&mut self, id: Id, question: impl FnOnce(&mut dyn Polled, &mut Io<'_>) -> bool) -> bool {
         let mut answer = None;
-        self.call(id, |handler, io| answer = Some(question(handler, io)));
+        self.call(id, |handler, io| {
+            answer = Some(handler.polled().is_some_and(|polled| question(polled, io)));
+        });
         if answer != Some(false) {
             self.contain(|reactor, _| reactor.settle(id));
         }

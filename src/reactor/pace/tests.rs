@@ -4,6 +4,7 @@ use crate::batch;
 use crate::config::{BusyPoll, POLLED_OUTPUT_BYTES};
 use crate::driver::Driver;
 use crate::driver::simulated::{Peer, Simulated, World};
+use crate::reactor::Polled;
 use crate::reactor::{Address, CloseReason, Handler, Io, Outstanding, Reactor, StreamOptions};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -211,12 +212,12 @@ struct Asked {
     looked: Vec<(usize, usize)>,
 }
 
-struct Polled {
+struct Asks {
     number: usize,
     asked: Rc<RefCell<Asked>>,
 }
 
-impl Handler for Polled {
+impl Handler for Asks {
     fn on_open(&mut self, io: &mut Io<'_>) {
         io.poll_me();
     }
@@ -225,6 +226,12 @@ impl Handler for Polled {
         bytes.len()
     }
 
+    fn polled(&mut self) -> Option<&mut dyn Polled> {
+        Some(self)
+    }
+}
+
+impl Polled for Asks {
     fn on_poll(&mut self, io: &mut Io<'_>) -> bool {
         let mut asked = self.asked.borrow_mut();
         asked.polls.push(self.number);
@@ -252,7 +259,7 @@ fn polled(count: usize) -> (Reactor, Rc<RefCell<World>>, Rc<RefCell<Asked>>) {
     for number in 0..count {
         // Some attempts fail.
         while reactor.metrics().connections_opened <= number as u64 {
-            connect(&mut reactor, &world, Polled { number, asked: asked.clone() });
+            connect(&mut reactor, &world, Asks { number, asked: asked.clone() });
             let failed = reactor.metrics().connects_failed;
             step_until(&mut reactor, |reactor| {
                 let metrics = reactor.metrics();

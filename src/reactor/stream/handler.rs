@@ -44,22 +44,9 @@ pub trait Handler: Any {
         let _ = io;
     }
 
-    /// Called in every turn while [`Io::poll_me`] holds: for a handler that takes from queues which other threads fill without
-    /// telling, such as a [`Consumer`](crate::batch::Consumer)'s. `true` if there was something to do. Once there was
-    /// nothing for a few turns, the reactor lets go of the handler, and before it sleeps in any case; then
-    /// [`prepare_sleep`](Self::prepare_sleep) is called.
-    fn on_poll(&mut self, io: &mut Io<'_>) -> bool {
-        let _ = io;
-        false
-    }
-
-    /// The handler will not be polled any more: from now on its queues have to [`notify`](crate::reactor::Handle::notify). Behind
-    /// this call the reactor passes [`sleep_barrier`](crate::batch::sleep_barrier).
-    fn prepare_sleep(&mut self) {}
-
-    /// Asked behind that barrier: whether something came in the meantime. Then polling goes on.
-    fn is_ready(&self) -> bool {
-        false
+    /// What is asked in every turn while [`Io::poll_me`] holds, if the handler has such a thing: often the handler itself.
+    fn polled(&mut self) -> Option<&mut dyn Polled> {
+        None
     }
 
     /// The timer set by [`Io::set_timer`] expired.
@@ -78,6 +65,21 @@ pub trait Handler: Any {
     fn on_close(&mut self, reason: &CloseReason, reactor: &mut Reactor) {
         let _ = (reason, reactor);
     }
+}
+
+/// A handler, or a part of one, that takes from queues which other threads fill without telling, such as a
+/// [`Consumer`](crate::batch::Consumer)'s. See [`Handler::polled`].
+pub trait Polled {
+    /// Called in every turn. `true` if there was something to do. Once there was nothing for a few turns, the reactor lets go of
+    /// the handler, and before it sleeps in any case; then [`prepare_sleep`](Self::prepare_sleep) is called.
+    fn on_poll(&mut self, io: &mut Io<'_>) -> bool;
+
+    /// There will be no more polls: from now on the queues have to [`notify`](crate::reactor::Handle::notify). Behind this call the
+    /// reactor passes [`sleep_barrier`](crate::batch::sleep_barrier).
+    fn prepare_sleep(&mut self);
+
+    /// Asked behind that barrier: whether something came in the meantime. Then polling goes on.
+    fn is_ready(&self) -> bool;
 }
 
 /// Why a connection ended, and who ended it.

@@ -125,7 +125,7 @@ impl Io<'_> {
         self.link.handler_deadline = None;
     }
 
-    /// Has [`on_poll`](crate::reactor::Handler::on_poll) called in every turn, until there is nothing to do for a while.
+    /// Has [`Handler::polled`](crate::reactor::Handler::polled) asked in every turn, until there is nothing to do for a while.
     pub fn poll_me(&mut self) {
         if !std::mem::replace(&mut self.link.polled, true) {
             self.shared.new_pollers.push(self.link.id);

@@ -55,10 +55,22 @@ impl Handler for Insatiable {
         bytes.len()
     }
 
+    fn polled(&mut self) -> Option<&mut dyn Polled> {
+        Some(self)
+    }
+}
+
+impl Polled for Insatiable {
     fn on_poll(&mut self, io: &mut Io<'_>) -> bool {
         self.asked.borrow_mut().push(self.number);
         io.write(&[0; crate::config::POLLED_OUTPUT_BYTES]);
         true
+    }
+
+    fn prepare_sleep(&mut self) {}
+
+    fn is_ready(&self) -> bool {
+        false
     }
 }
 

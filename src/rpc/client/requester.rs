@@ -6,7 +6,7 @@ use super::engine::Engine;
 use super::expected::{Expected, Recipient};
 use super::sender::Sender;
 use crate::codec::{Correlation, CorrelationKind, Decode, Decoded, Protocol, Request, Response};
-use crate::reactor::{CloseReason, Handler, Io, Reactor};
+use crate::reactor::{CloseReason, Handler, Io, Polled, Reactor};
 use crate::rpc::Cause;
 use crate::rpc::notice::{self, Notice};
 use std::io::ErrorKind;
@@ -294,8 +294,8 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
         }
     }
 
-    fn on_poll(&mut self, io: &mut Io<'_>) -> bool {
-        self.pump(io)
+    fn polled(&mut self) -> Option<&mut dyn Polled> {
+        Some(self)
     }
 
     fn on_notify(&mut self, io: &mut Io<'_>) {
@@ -323,19 +323,6 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
             return self.abort(io, Cause::new(ErrorKind::TimedOut, "closing took too long"));
         }
         self.pump_from_now_on(io);
-    }
-
-    fn prepare_sleep(&mut self) {
-        if let Some(engine) = &mut self.engine {
-            engine.prepare_sleep();
-        }
-    }
-
-    fn is_ready(&self) -> bool {
-        let takes_calls = self.has_room_for_calls();
-        !self.finishing
-            && !self.is_full
-            && self.engine.as_ref().is_some_and(|engine| engine.is_ready(takes_calls))
     }
 
     fn on_end(&mut self, io: &mut Io<'_>) {
@@ -390,6 +377,25 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
             unanswered: self.unanswered,
             unanswered_pushed: self.unanswered_pushed,
         });
+    }
+}
+
+impl<P: Protocol, K: Caller<P>> Polled for Requester<P, K> {
+    fn on_poll(&mut self, io: &mut Io<'_>) -> bool {
+        self.pump(io)
+    }
+
+    fn prepare_sleep(&mut self) {
+        if let Some(engine) = &mut self.engine {
+            engine.prepare_sleep();
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        let takes_calls = self.has_room_for_calls();
+        !self.finishing
+            && !self.is_full
+            && self.engine.as_ref().is_some_and(|engine| engine.is_ready(takes_calls))
     }
 }
 
