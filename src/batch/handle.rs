@@ -1,6 +1,6 @@
 //! The handle that everybody shares.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::builder::BatcherBuilder;
 use super::error::{CloseError, PushError, SyncError};
@@ -185,6 +185,11 @@ impl<T> Batcher<T> {
     }
 
     #[cold]
+    /// As [`push`](Self::push), but [`Full`](PushError::Full) if there is no space until then.
+    pub(crate) fn push_until(&self, item: T, deadline: Option<Instant>) -> Result<(), PushError<T>> {
+        self.push_async(item).wait_until(deadline)
+    }
+
     fn push_slow(&self, item: T) -> Result<(), PushError<T>> {
         self.push_async(item).wait()
     }

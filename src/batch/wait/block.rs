@@ -15,10 +15,6 @@ impl Wake for Unpark {
     }
 }
 
-pub(in crate::batch) fn block_on<F: Future>(future: F) -> F::Output {
-    block_until(None, future).unwrap_or_else(|| unreachable!("there is no deadline"))
-}
-
 /// `None` if the deadline passed before. No deadline means for ever.
 pub(in crate::batch) fn block_until<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
     let mut future = pin!(future);

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use crossbeam_utils::Backoff;
 
@@ -11,7 +12,7 @@ use crate::batch::error::PushError;
 use crate::batch::handle::Batcher;
 use crate::batch::producer::Producer;
 use crate::batch::shared::Shared;
-use crate::batch::wait::block::block_on;
+use crate::batch::wait::block::block_until;
 
 /// A push that waits for space without blocking the thread; from [`Producer::push_async`] and
 /// [`Batcher::push_async`]. Any executor can drive it.
@@ -45,7 +46,12 @@ impl<'a, T> PushAsync<'a, T> {
     }
 
     /// Pushes from a thread: looks again for a moment, then parks.
-    pub(crate) fn wait(mut self) -> Result<(), PushError<T>> {
+    pub(crate) fn wait(self) -> Result<(), PushError<T>> {
+        self.wait_until(None)
+    }
+
+    /// As [`wait`](Self::wait), until then; without a deadline for ever. After it there is still no space.
+    pub(crate) fn wait_until(mut self, deadline: Option<Instant>) -> Result<(), PushError<T>> {
         if self.target.shared().would_deadlock()
             && let Some(item) = self.item.take()
         {
@@ -60,7 +66,11 @@ impl<'a, T> PushAsync<'a, T> {
             }
             backoff.snooze();
         }
-        block_on(self)
+        let outcome = block_until(deadline, &mut self);
+        outcome.unwrap_or_else(|| match self.item.take() {
+            Some(item) => Err(PushError::Full(item)),
+            None => Ok(()),
+        })
     }
 }
 

@@ -1,65 +1,61 @@
 //! The way in for calls and for what is pushed through the client: a batcher, a waiting room behind it, and how it ended.
 //!
-//! Whoever finds no room in the batcher's lanes waits in the waiting room *with the request*, and so does everybody who comes
-//! then, until the reactor has taken them all: so the requests of one thread keep their order, nobody is woken in vain, and who
-//! gives up takes the request along. What lies there is bounded by those who wait: a call holds its request either way, and a push
-//! does not return before its turn.
+//! Who finds no room in the batcher's lanes and must not block its thread waits in the waiting room *with the request*, and so does
+//! everybody who comes then, until the reactor has taken them all: so the requests of one thread keep their order, nobody is woken
+//! in vain, and who gives up takes the request along. What lies there is bounded by those who wait: a call holds its request either
+//! way, and a push does not return before its turn.
+//!
+//! A thread that may block waits at its lane instead, unless a request of its own could be in the waiting room: a lane with room again
+//! takes many requests of a thread for each time that it is woken, the waiting room one.
 
 use super::deadlines::Deadlines;
+use super::end::End;
 use super::state::{CallState, Pending, Promise};
 use super::target::Target;
 use super::waiters::{Admission, Waiters};
 use crate::batch::{Batcher, PushError};
-use crate::rpc::{CallError, Callback, Cause, SendError, Unfinished};
+use crate::rpc::{CallError, Callback, SendError};
 use crate::waiting;
 use parking_lot::{Condvar, Mutex};
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Waker;
 use std::time::{Duration, Instant};
 
 /// What a client, its calls and its connection share.
 pub(in crate::rpc) struct Gate<Req, Res> {
-    queue: Batcher<Pending<Req, Res>>,
-    deadlines: Arc<Deadlines<Res>>,
-    target: Arc<Target>,
-    room: Mutex<WaitingRoom<Req, Res>>,
+    pub(super) queue: Batcher<Pending<Req, Res>>,
+    pub(super) deadlines: Arc<Deadlines<Res>>,
+    pub(super) target: Arc<Target>,
+    pub(super) room: Mutex<WaitingRoom<Req, Res>>,
     /// Somebody is in the waiting room: others go there as well.
-    crowded: AtomicBool,
+    pub(super) crowded: AtomicBool,
     /// Somebody wants to hear of room.
-    wanted: AtomicBool,
-    end: Mutex<End<Req>>,
-    ended: Condvar,
-    close_timeout: Duration,
+    pub(super) wanted: AtomicBool,
+    pub(super) end: Mutex<End<Req>>,
+    pub(super) ended: Condvar,
+    pub(super) close_timeout: Duration,
 }
 
 /// A place in the waiting room.
 pub(in crate::rpc) type Ticket = u64;
 
-struct WaitingRoom<Req, Res> {
-    waiting: BTreeMap<Ticket, Waiting<Req, Res>>,
-    next: Ticket,
+pub(super) struct WaitingRoom<Req, Res> {
+    pub(super) waiting: BTreeMap<Ticket, Waiting<Req, Res>>,
+    pub(super) next: Ticket,
     /// To be called when there is room.
-    actions: VecDeque<Box<dyn FnOnce() + Send>>,
+    pub(super) actions: VecDeque<Box<dyn FnOnce() + Send>>,
     /// Nobody will look here any more.
-    closed: bool,
+    pub(super) closed: bool,
 }
 
 /// A request in the waiting room, and whoever waits for its turn.
-type Waiting<Req, Res> = (Pending<Req, Res>, Option<Arc<Admission<Req>>>);
+pub(super) type Waiting<Req, Res> = (Pending<Req, Res>, Option<Arc<Admission<Req>>>);
 
 /// A push that waits for its turn.
 pub(in crate::rpc) type Place<Req> = (Ticket, Arc<Admission<Req>>);
-
-struct End<Req> {
-    outcome: Option<Result<(), Unfinished>>,
-    unsent: Vec<Req>,
-    waiters: Waiters,
-}
 
 /// Of those who want to hear of room, as many are told at a time.
 const TOLD_AT_A_TIME: usize = 64;
@@ -126,8 +122,10 @@ impl<Req: Send + 'static, Res: Send + 'static> Gate<Req, Res> {
         }
         let state = CallState::new(Some(callback));
         let pending = Pending { request, promise: Promise::of(&state) };
+        let deadline = timeout.and_then(|after| Instant::now().checked_add(after));
         let mut admission = None;
-        match self.try_enter(pending) {
+        let entered = if waits { self.enter_or_wait(pending, deadline) } else { self.try_enter(pending) };
+        match entered {
             Ok(()) => {}
             Err(PushError::Full(pending)) if !waits => {
                 let (request, callback) = (give_back(pending), state.take_callback());
@@ -143,7 +141,6 @@ impl<Req: Send + 'static, Res: Send + 'static> Gate<Req, Res> {
             }
             Err(refused) => drop(self.refuse(refused.into_item())),
         }
-        let deadline = timeout.and_then(|after| Instant::now().checked_add(after));
         if let Some(deadline) = deadline {
             let key = self.deadlines.insert(deadline, &state);
             state.keep_deadline(&self.deadlines, key);
@@ -159,17 +156,27 @@ impl<Req: Send + 'static, Res: Send + 'static> Gate<Req, Res> {
 
     /// Takes a request in whose response goes to the client's callback, if there is room now.
     pub(in crate::rpc) fn try_push(&self, request: Req) -> Result<(), PushError<Req>> {
-        let pushed = self.try_enter(Pending { request, promise: Promise::nobodys() });
-        pushed.map_err(|refused| match refused {
-            PushError::Full(pending) => PushError::Full(pending.request),
-            PushError::Failed(pending) => PushError::Failed(pending.request),
-            refused => PushError::Closed(refused.into_item().request),
-        })
+        self.try_enter(Pending { request, promise: Promise::nobodys() }).map_err(without_promise)
+    }
+
+    /// As [`try_push`](Self::try_push), waiting for room.
+    pub(in crate::rpc) fn push(&self, request: Req) -> Result<(), PushError<Req>> {
+        let entered = self.enter_or_wait(Pending { request, promise: Promise::nobodys() }, None);
+        let Some((_, admission)) = self.or_wait(entered.map_err(without_promise))? else { return Ok(()) };
+        match admission.wait_until(None) {
+            Some(Err(request)) => Err(PushError::Closed(request)),
+            Some(Ok(())) | None => Ok(()),
+        }
     }
 
     /// As [`try_push`](Self::try_push); where there is no room, the request waits, and whoever pushes can wait for its turn.
-    pub(in crate::rpc) fn push(&self, request: Req) -> Result<Option<Place<Req>>, PushError<Req>> {
-        match self.try_push(request) {
+    pub(in crate::rpc) fn begin_push(&self, request: Req) -> Result<Option<Place<Req>>, PushError<Req>> {
+        self.or_wait(self.try_push(request))
+    }
+
+    /// Has a request without room wait in the waiting room.
+    fn or_wait(&self, pushed: Result<(), PushError<Req>>) -> Result<Option<Place<Req>>, PushError<Req>> {
+        match pushed {
             Ok(()) => Ok(None),
             Err(PushError::Full(request)) => {
                 let admission = Arc::new(Admission::default());
@@ -188,6 +195,19 @@ impl<Req: Send + 'static, Res: Send + 'static> Gate<Req, Res> {
             return Err(PushError::Full(pending));
         }
         self.queue.try_push(pending)
+    }
+
+    /// Waits for room at the lane of this thread. While anybody is in the waiting room, that is
+    /// [`Full`](PushError::Full): a request of this thread may be there, and comes first.
+    fn enter_or_wait(
+        &self,
+        pending: Pending<Req, Res>,
+        deadline: Option<Instant>,
+    ) -> Result<(), PushError<Pending<Req, Res>>> {
+        match self.try_enter(pending) {
+            Err(PushError::Full(pending)) if !self.is_crowded() => self.queue.push_until(pending, deadline),
+            done => done,
+        }
     }
 
     fn wait_with(
@@ -289,107 +309,7 @@ impl<Req: Send + 'static, Res: Send + 'static> Gate<Req, Res> {
         room.closed |= room.waiting.is_empty();
         room.closed
     }
-
-    // The end.
-
-    /// Accepts nothing more; what was accepted is still sent and answered.
-    pub(in crate::rpc) fn stop_accepting(&self) {
-        self.queue.stop_accepting();
-    }
-
-    pub(in crate::rpc) fn is_closed(&self) -> bool {
-        self.queue.is_closed()
-    }
-
-    /// The client has ended: whoever waits for anything is told. `unsent` was pushed and never sent.
-    pub(in crate::rpc) fn end(&self, outcome: Result<(), Unfinished>, unsent: Vec<Req>) {
-        let waiters = {
-            let mut end = self.end.lock();
-            end.outcome.get_or_insert(outcome);
-            end.unsent.extend(unsent);
-            std::mem::take(&mut end.waiters)
-        };
-        let (waiting, actions) = {
-            let mut room = self.room.lock();
-            room.closed = true;
-            self.wanted.store(false, Ordering::Release);
-            (std::mem::take(&mut room.waiting), std::mem::take(&mut room.actions))
-        };
-        let cause = self.cause_of_end();
-        for (pending, admission) in waiting.into_values() {
-            let Pending { request, promise } = pending;
-            promise.lose(&cause);
-            if let Some(admission) = admission {
-                admission.decide(Err(request));
-            }
-        }
-        actions.into_iter().for_each(tell);
-        self.target.ended();
-        self.ended.notify_all();
-        waiters.wake_all();
-    }
-
-    fn cause_of_end(&self) -> Cause {
-        match &self.end.lock().outcome {
-            Some(Err(unfinished)) => unfinished.cause.clone(),
-            _ => Cause::new(io::ErrorKind::NotConnected, "the client is closed"),
-        }
-    }
-
-    /// Blocks until the end. The reactor gives up when its time limit has passed; this does a little later, in case that the
-    /// reactor is stuck.
-    pub(in crate::rpc) fn wait_for_end(&self) -> Result<(), Unfinished> {
-        let deadline =
-            self.close_timeout.checked_add(GRACE).and_then(|limit| Instant::now().checked_add(limit));
-        let mut end = self.end.lock();
-        loop {
-            if let Some(outcome) = &end.outcome {
-                return outcome.clone();
-            }
-            match deadline {
-                None => self.ended.wait(&mut end),
-                Some(deadline) if self.ended.wait_until(&mut end, deadline).timed_out() => {
-                    let cause = Cause::new(io::ErrorKind::TimedOut, "the client's reactor does not respond");
-                    return Err(Unfinished { cause, unanswered: 0, unsent: 0, not_encoded: 0 });
-                }
-                Some(_) => {}
-            }
-        }
-    }
-
-    /// How it ended, if it has; otherwise `waker` is told.
-    pub(in crate::rpc) fn poll_end(
-        &self,
-        ticket: &mut Option<Ticket>,
-        waker: &Waker,
-    ) -> Option<Result<(), Unfinished>> {
-        let waker = waker.clone();
-        let mut end = self.end.lock();
-        if let Some(outcome) = &end.outcome {
-            return Some(outcome.clone());
-        }
-        let before = end.waiters.register(ticket, waker);
-        drop(end);
-        drop(before);
-        None
-    }
-
-    pub(in crate::rpc) fn stop_waiting_for_end(&self, ticket: Ticket) {
-        let waker = self.end.lock().waiters.leave(ticket);
-        drop(waker);
-    }
-
-    pub(in crate::rpc) fn has_ended(&self) -> bool {
-        self.end.lock().outcome.is_some()
-    }
-
-    pub(in crate::rpc) fn take_unsent(&self) -> Vec<Req> {
-        std::mem::take(&mut self.end.lock().unsent)
-    }
 }
-
-/// How much longer than a client's time limit its closing waits for a reactor that does not respond.
-const GRACE: Duration = Duration::from_secs(1);
 
 /// Boxes a callback, unless it is one that was handed back: so it can be sent again any number of times.
 pub(in crate::rpc) fn boxed<Res: 'static>(
@@ -402,9 +322,17 @@ pub(in crate::rpc) fn boxed<Res: 'static>(
     }
 }
 
-fn tell(action: Box<dyn FnOnce() + Send>) {
+pub(super) fn tell(action: Box<dyn FnOnce() + Send>) {
     if catch_unwind(AssertUnwindSafe(action)).is_err() {
         crate::log::callback_panicked();
+    }
+}
+
+fn without_promise<Req, Res>(refused: PushError<Pending<Req, Res>>) -> PushError<Req> {
+    match refused {
+        PushError::Full(pending) => PushError::Full(pending.request),
+        PushError::Failed(pending) => PushError::Failed(pending.request),
+        refused => PushError::Closed(refused.into_item().request),
     }
 }
 

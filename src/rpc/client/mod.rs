@@ -5,7 +5,8 @@ pub(super) mod call;
 pub(super) mod caller;
 pub(super) mod connect;
 pub(super) mod deadlines;
-pub(super) mod engine;
+mod end;
+mod engine;
 pub(super) mod expected;
 pub(super) mod gate;
 pub(super) mod requester;
@@ -180,11 +181,7 @@ impl<P: Protocol> Client<P> {
         if waiting::is_forbidden() {
             return Err(PushError::WouldDeadlock(request));
         }
-        let Some((_, admission)) = self.gate.push(request)? else { return Ok(()) };
-        match admission.wait_until(None) {
-            Some(Err(request)) => Err(PushError::Closed(request)),
-            Some(Ok(())) | None => Ok(()),
-        }
+        self.gate.push(request)
     }
 
     /// Makes a request as [`push`](Self::push) does, without blocking the thread.

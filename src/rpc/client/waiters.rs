@@ -112,7 +112,7 @@ enum PushState<Req> {
 
 impl<Req: Send + 'static, Res: Send + 'static> Push<Req, Res> {
     pub(in crate::rpc) fn new(gate: Arc<Gate<Req, Res>>, request: Req) -> Self {
-        let state = match gate.push(request) {
+        let state = match gate.begin_push(request) {
             Ok(None) => PushState::Decided(Ok(())),
             Ok(Some((ticket, admission))) => PushState::Waiting(ticket, admission),
             Err(refused) => PushState::Decided(Err(refused)),
