@@ -140,12 +140,25 @@ impl<P: Protocol, K: Caller<P>> Engine<P, K> {
     /// Moves up to so many calls and pushes of the client from their lanes into `queued`, those of the waiting room behind
     /// them. How many; fewer mean that there are no more.
     pub(in crate::rpc) fn fill_queue(&mut self, most: usize) -> usize {
+        self.take_queue(most, |_| 0)
+    }
+
+    /// As [`fill_queue`](Self::fill_queue), but whatever has nothing before it is offered to `send` where it lies. So many of
+    /// these are sent; the others, and what is behind them, are moved.
+    pub(in crate::rpc) fn take_queue(
+        &mut self,
+        most: usize,
+        mut send: impl FnMut(&[Pending<Request<P>, Response<P>>]) -> usize,
+    ) -> usize {
         let crowded = self.gate.is_crowded();
         if crowded && self.admitted.is_empty() {
             self.gate.admit(most, &mut self.admitted);
         }
         let Engine { queue, queued, .. } = self;
-        let mut found = queue.drain(most, |pending| queued.push_back(pending));
+        let mut found = queue.drain_runs(most, |run| {
+            let sent = if queued.is_empty() { send(run.as_slice()) } else { 0 };
+            queued.extend(run.skip(sent));
+        });
         if found < most && crowded {
             // Whoever came since they were admitted is in the waiting room, behind them.
             found += self.admitted.len();

@@ -24,7 +24,7 @@ pub(in crate::rpc) struct Sender<'a, P: Protocol, K: Caller<P>> {
 }
 
 /// Taken from a queue at a time; what turns out to have no room any more waits in the engine.
-const QUEUED_AT_A_TIME: usize = 256;
+const QUEUED_AT_A_TIME: usize = 1024;
 const STREAMED_AT_A_TIME: usize = 4096;
 
 /// Bytes of plain values that are encoded between two looks at how much room is left.
@@ -56,7 +56,15 @@ impl<P: Protocol, K: Caller<P>> Sender<'_, P, K> {
             }
             // No more than can be in flight: what waits in its lane holds those back who make it.
             let most = (limit - self.expected.calls()).min(left).min(QUEUED_AT_A_TIME);
-            if self.engine.fill_queue(most) == 0 {
+            let Sender { engine, codec, expected, out, full, .. } = self;
+            let found = engine.take_queue(most, |run| {
+                let sent = encode_pushed::<P>(codec, run, out, *full);
+                expected.streamed(sent as u64);
+                left -= sent;
+                any |= sent > 0;
+                sent
+            });
+            if found == 0 {
                 return any;
             }
         }
@@ -214,6 +222,32 @@ fn encode<P: Protocol>(
         out.truncate(start);
     }
     expected.streamed(encoded as u64);
+    encoded
+}
+
+/// Encodes pushes that lie at the beginning of a run, as long as there is room and none is at fault: how many. Whatever is
+/// special is left to those who take requests one by one.
+fn encode_pushed<P: Protocol>(
+    codec: &mut P::RequestCodec,
+    run: &[Pending<Request<P>, Response<P>>],
+    out: &mut Vec<u8>,
+    full: usize,
+) -> usize {
+    let (mut encoded, mut start) = (0, out.len());
+    let unharmed = catch_unwind(AssertUnwindSafe(|| {
+        for Pending { request, .. } in run.iter().take_while(|pending| !pending.promise.is_call()) {
+            start = out.len();
+            if start >= full
+                || P::Correlation::encode(codec, streamed_id::<P::Correlation>(), request, out).is_err()
+            {
+                break;
+            }
+            encoded += 1;
+        }
+    }));
+    if unharmed.is_err() {
+        out.truncate(start);
+    }
     encoded
 }
 
