@@ -214,11 +214,11 @@ impl ClientOptions {
     /// a connection which it ends for any other reason is reset. Then calls without a response at such an end were not executed:
     /// they are sent again if the client reconnects, and are [`NotSent`](super::CallError::NotSent) if not.
     ///
-    /// Off unless set, for nobody knows who the server is. A [`Server`](super::Server) that stops keeps the promise. It does not where
-    /// a request in order gets no response and no substitute (its reply was dropped, its service panicked or took too long), or
-    /// cannot be decoded: then it ends the connection in good order behind the responses before, and with this option the request
-    /// would be sent again, and again. So this is for services that answer every request. Unix-domain sockets have no resets, so a
-    /// connection that was cut off looks like one that ended in good order there. Where the protocol has ids of trochus' own
+    /// Off unless set, for nobody knows who the server is. A [`Server`](super::Server) keeps the promise over TCP: where a
+    /// request in order gets no response and no substitute (its reply was dropped, its service panicked or took too long), or
+    /// cannot be decoded, it resets the connection behind the responses before. Unix-domain sockets have no resets, so a connection
+    /// that was cut off looks like one that ended in good order there, and with this option such a request would be sent again, and
+    /// again: there, this is for services that answer every request. Where the protocol has ids of trochus' own
     /// ([`ById`](struct@crate::codec::ById)), the server says by itself what it took, and none of this matters.
     pub fn peer_drains_cleanly(mut self, on: bool) -> Self {
         self.peer_drains_cleanly = on;

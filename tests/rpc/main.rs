@@ -26,5 +26,6 @@ mod streams;
 mod stress;
 mod support;
 mod tasks;
+mod truth;
 mod waiting;
 mod wire;

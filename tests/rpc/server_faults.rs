@@ -3,6 +3,7 @@
 use super::support::*;
 use bytes::Bytes;
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::{Mutex, mpsc};
 use std::thread;
 use trochus::Runtime;
@@ -83,11 +84,21 @@ fn lines() -> Lines {
     Lines::new().max_line_bytes(50)
 }
 
-/// What comes back until the end of the stream.
-fn talk(server: &Server, text: &str) -> String {
+fn ask(server: &Server, text: &str) -> TcpStream {
     let mut peer = dial(server.local_addr());
     peer.write_all(text.as_bytes()).unwrap();
     end_output(&peer);
+    peer
+}
+
+/// What comes back until a reset.
+fn talk_until_reset(server: &Server, text: &str) -> String {
+    String::from_utf8(rest_until_reset(&mut ask(server, text))).unwrap()
+}
+
+/// What comes back until the end of the stream.
+fn talk(server: &Server, text: &str) -> String {
+    let mut peer = ask(server, text);
     let mut received = String::new();
     peer.read_to_string(&mut received).unwrap();
     received
@@ -110,7 +121,7 @@ fn with_words_for_it_a_missing_response_costs_one_request() {
 }
 
 #[test]
-fn without_words_an_in_order_connection_ends_behind_what_came_before() {
+fn without_words_an_in_order_connection_is_reset_behind_what_came_before() {
     on_each_backend(|runtime| {
         let (server, told) = eloquent(runtime, &ServerOptions::new(), lines(), false);
         for (culprit, why) in [
@@ -121,7 +132,7 @@ fn without_words_an_in_order_connection_ends_behind_what_came_before() {
             ("long-late", "request 2 of the connection has no response"),
         ] {
             assert_eq!(
-                talk(&server, &format!("late one\ntwo\n{culprit}\nlate three\nfour\n")),
+                talk_until_reset(&server, &format!("late one\ntwo\n{culprit}\nlate three\nfour\n")),
                 "one\ntwo\n",
                 "{culprit}"
             );
@@ -146,7 +157,7 @@ fn who_wants_no_broken_state_ends_connections_with_words_or_without() {
         let server = server.unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, [0, 1, 10, 0, 2, -1, 0, 3, 30]);
-        assert_eq!(rest_of_ints(&mut peer), [0, 1, 10]);
+        assert_eq!(ints(&rest_until_reset(&mut peer)), [0, 1, 10]);
     });
 }
 
@@ -227,7 +238,7 @@ fn what_is_no_request_is_told_and_answered_in_the_protocols_own_words() {
         let end = told.recv_timeout(PATIENCE).unwrap();
         assert!(end.starts_with("closed by") && end.contains(", no request: "), "{end}");
         let (server, told) = eloquent(runtime, &ServerOptions::new(), lines(), false);
-        assert_eq!(talk(&server, &too_long), "one\ntwo\n");
+        assert_eq!(talk_until_reset(&server, &too_long), "one\ntwo\n");
         assert_eq!(told.iter().take(2).count(), 2);
         assert_eq!((server.metrics().decode_errors, server.metrics().requests), (1, 2));
     });
@@ -262,7 +273,7 @@ fn a_service_hears_of_the_end_once() {
         }
         fn on_close(&mut self, reason: &CloseReason, fault: Option<&Fault>) {
             let at_fault = matches!(fault, Some(Fault::NoResponse { request: 0, .. }));
-            let _ = self.0.send((at_fault && reason.is_clean(), self.1.take().unwrap()));
+            let _ = self.0.send((at_fault && matches!(reason, CloseReason::Aborted), self.1.take().unwrap()));
         }
     }
     on_each_backend(|runtime| {
@@ -273,7 +284,7 @@ fn a_service_hears_of_the_end_once() {
         let mut peer = dial(server.local_addr());
         let local = peer.local_addr().unwrap();
         write_ints(&mut peer, [1]);
-        assert!(rest_of_ints(&mut peer).is_empty());
+        assert!(rest_until_reset(&mut peer).is_empty());
         drop(peer);
         let (at_fault, connection) = told.recv_timeout(PATIENCE).unwrap();
         assert!(at_fault && connection.is_closed());
@@ -292,6 +303,9 @@ fn a_request_that_was_cut_off_is_told() {
         assert!(said.starts_with("127.0.0.1:"), "{said}");
         assert!(told.recv_timeout(PATIENCE).unwrap().contains("no request: "));
         assert_eq!(server.metrics().decode_errors, 1);
+        // The peer knows what it did not finish: no reason for a reset.
+        let (server, _told) = eloquent(runtime, &ServerOptions::new(), lines(), false);
+        assert_eq!(talk(&server, "one\nlate two\nthr"), "one\ntwo\n");
     });
 }
 

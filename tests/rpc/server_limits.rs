@@ -224,7 +224,7 @@ fn a_request_that_takes_too_long_does_not_hold_the_others_up() {
         let (server, _) = bind(runtime, Int32, false);
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, [1, -2, 3]);
-        assert_eq!(rest_of_ints(&mut peer), [1]);
+        assert_eq!(ints(&rest_until_reset(&mut peer)), [1]);
         let (server, _) = bind(runtime, Int32.by_id(), false);
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, [0, 7, -2, 0, 8, 3]);

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::panic::resume_unwind;
 use std::pin::pin;
@@ -142,6 +142,21 @@ pub(crate) fn rest_of_ints(stream: &mut TcpStream) -> Vec<i32> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     ints(&bytes)
+}
+
+/// Everything up to a reset; an end in good order is none.
+pub(crate) fn rest_until_reset(stream: &mut TcpStream) -> Vec<u8> {
+    let (mut received, mut bytes) = (Vec::new(), [0; 4096]);
+    loop {
+        match stream.read(&mut bytes) {
+            Ok(0) => panic!("it ended in good order behind {received:?}"),
+            Ok(read) => received.extend_from_slice(&bytes[..read]),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+                return received;
+            }
+        }
+    }
 }
 
 pub(crate) fn ints(bytes: &[u8]) -> Vec<i32> {

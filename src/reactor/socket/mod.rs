@@ -12,5 +12,5 @@ pub(super) mod options;
 pub(super) mod race;
 pub(super) mod seats;
 pub(super) mod stop;
-mod system;
+pub(super) mod system;
 pub(super) mod tuning;

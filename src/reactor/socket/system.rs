@@ -14,6 +14,35 @@ pub(super) fn try_lock(file: &impl AsRawFd) -> io::Result<()> {
     }
 }
 
+/// Bytes that were sent over a TCP socket and that the peer's system has not confirmed; `None` if this one does not tell.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(in crate::reactor) fn unacknowledged(socket: &impl AsRawFd) -> Option<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: this request writes one `int`, to a place that outlives the call, and the descriptor is open.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) } {
+        0 => usize::try_from(bytes).ok(),
+        _ => None,
+    }
+}
+
+/// Bytes that were sent over a TCP socket and that the peer's system has not confirmed; `None` if this one does not tell.
+#[cfg(target_vendor = "apple")]
+pub(in crate::reactor) fn unacknowledged(socket: &impl AsRawFd) -> Option<usize> {
+    let (mut bytes, mut len): (libc::c_int, _) = (0, size_of::<libc::c_int>() as libc::socklen_t);
+    let (fd, value) = (socket.as_raw_fd(), (&raw mut bytes).cast());
+    // SAFETY: the pointers are to an `int` and to its length, both outlive the call, and the descriptor is open.
+    match unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_NWRITE, value, &raw mut len) } {
+        0 => usize::try_from(bytes).ok(),
+        _ => None,
+    }
+}
+
+/// Bytes that were sent over a TCP socket and that the peer's system has not confirmed; `None` if this one does not tell.
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+pub(in crate::reactor) fn unacknowledged(_socket: &impl AsRawFd) -> Option<usize> {
+    None
+}
+
 #[cfg(target_os = "linux")]
 /// Sets an option of a socket that is a whole number.
 pub(super) fn set_option(

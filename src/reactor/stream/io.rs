@@ -4,6 +4,7 @@ use super::connection::{Link, Phase};
 use super::handler::CloseReason;
 use crate::reactor::pace::timers;
 use crate::reactor::socket::address::Address;
+use crate::reactor::socket::system;
 use crate::reactor::table::ConnectionId;
 use crate::reactor::threads::stream_handle::Handle;
 use crate::reactor::{Reactor, Shared};
@@ -97,6 +98,18 @@ impl Io<'_> {
     /// Closes the connection at once, with a reset; what was not sent is lost.
     pub fn abort(&mut self) {
         self.link.fail(CloseReason::Aborted);
+    }
+
+    /// Bytes that the kernel has taken and the peer's has not confirmed: whoever resets the connection now takes them away. `None`
+    /// where nobody knows.
+    pub(crate) fn unacknowledged(&self) -> Option<usize> {
+        if matches!(self.link.peer, Address::Unix(_))
+            || self.socket().take_error().is_ok_and(|error| error.is_some())
+        {
+            // What was sent over a Unix-domain socket is with the peer, and nothing more comes to one that has gone.
+            return Some(0);
+        }
+        system::unacknowledged(&*self.link.socket)
     }
 
     /// Whether the connection is being closed, so that output goes nowhere.

@@ -129,6 +129,10 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
 
     /// What no request asked for.
     fn push(&mut self, response: &Response<P>, out: &mut Vec<u8>, full: usize) {
+        if self.ending.owes && self.open.len() == 0 {
+            // The connection is about to be reset, which does not wait for more.
+            return;
+        }
         let leaves = self.backlog.len() == 0 && out.len() < full;
         let target = if leaves { out } else { self.backlog.text() };
         // Next to those of notices and streamed requests: no call has it.
@@ -174,6 +178,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             OpenRequests::AnyOrder(_) => self.open.said(ticket, false),
         }
         if P::Correlation::KIND == CorrelationKind::ById || error.is_some() {
+            self.ending.owes = true;
             let _ = self.give_up(later, ticket, why, error);
         }
         self.release_up_to(out, full);
@@ -198,6 +203,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
                         let _ = self.give_up(&later, request, Why::Dropped, None);
                     }
                     self.finishing = true;
+                    self.ending.owes = true;
                 }
             }
         }

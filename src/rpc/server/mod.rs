@@ -4,6 +4,7 @@ mod answers;
 mod bind;
 mod clock;
 pub(super) mod connection;
+mod ending;
 pub(super) mod fault;
 mod later;
 pub(super) mod metrics;

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Or move it to another thread or task and send it whenever it is ready.
 ///
 /// One that is dropped without being sent is not forgotten: the service is asked for a substitute
-/// ([`Service::substitute`](crate::rpc::Service::substitute)), and if it has none, the connection is closed behind the responses
+/// ([`Service::substitute`](crate::rpc::Service::substitute)), and if it has none, the connection is reset behind the responses
 /// before it. Only a protocol without correlation has no need of that.
 #[must_use = "a request without a reply closes its connection"]
 pub struct Reply<R> {

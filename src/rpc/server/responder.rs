@@ -1,15 +1,16 @@
 //! The server's handler of one connection: requests in, responses out, in whatever order the protocol wants. The rooms: `serve`,
-//! where requests are served; `answers`, what is said of them later; this one, when to read, to go on and to end.
+//! where requests are served; `answers`, what is said of them later; `ending`, how it ends; this one, when to read and to go on.
 
 use super::clock::{Clock, Over};
 use super::connection::Connection;
+use super::ending::Ending;
 use super::fault::{self, Fault};
 use super::later::{Later, Said};
 use super::metrics::Tallies;
 use super::open::OpenRequests;
 use super::options::ServerOptions;
 use super::slice::{At, Slice, Stop};
-use crate::codec::{Correlation, CorrelationKind, Protocol, Response};
+use crate::codec::{Correlation, CorrelationKind, DecodeError, Protocol, Response};
 use crate::reactor::{CloseReason, Handler, Io, Reactor};
 use crate::rpc::Service;
 use crate::rpc::notice::Notice;
@@ -42,8 +43,7 @@ pub(in crate::rpc) struct Responder<P: Protocol, S> {
     fault: Option<Fault>,
     /// Waits for the others' turn to be over.
     sliced: bool,
-    /// Once everything is answered, the client is told what was taken.
-    says_goodbye: bool,
+    pub(super) ending: Ending,
 }
 
 /// What the responders of a server share.
@@ -80,7 +80,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             unusual: 0,
             fault: None,
             sliced: false,
-            says_goodbye: false,
+            ending: Ending::default(),
         }
     }
 
@@ -143,29 +143,20 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         self.clock.arm(io, &self.server.options, self.open.len() > 0);
     }
 
-    /// No more requests are taken; what is open is still answered.
-    fn finish(&mut self, io: &mut Io<'_>) {
-        self.finishing = true;
-        io.pause_reading();
-        if self.open.len() > 0 || self.backlog.len() > 0 || io.is_closing() {
-            return;
-        }
-        if self.says_goodbye && !self.is_at_fault() && self.server.options.notices {
-            Notice::Goodbye { taken: self.next_ticket }.encode(io.out());
-        }
-        io.close();
-    }
-
     /// The peer sent what is no request: the service may have words for that.
-    fn answer_undecodable(&mut self, io: &mut Io<'_>, error: crate::codec::DecodeError) {
+    fn answer_undecodable(&mut self, io: &mut Io<'_>, error: DecodeError) {
         let Some(later) = self.later.clone() else { return };
         let answer = self.service.on_decode_error(&error, later.peer());
+        // A part of a request was not taken, and whoever ended his output there knows that.
+        let is_part = matches!(error, DecodeError::UnexpectedEnd { .. });
         if let Some(response) = answer
             && P::Correlation::KIND != CorrelationKind::ById
         {
             let at = At { ticket: self.next_ticket, id: P::Correlation::id_from(0) };
             // What cannot be encoded either is not sent; the connection ends in any case.
-            let _ = self.place(&at, &response, io.out());
+            self.ending.owes |= self.place(&at, &response, io.out()).is_err() && !is_part;
+        } else {
+            self.ending.owes |= !is_part;
         }
         self.fail(&later, Fault::Decode(error));
     }
@@ -206,6 +197,8 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             (Err(Over::HalfRequest(limit)), Some(later)) => {
                 self.fail(&later, Fault::HalfRequest { limit });
             }
+            // It ends already, and what it waits for has its own time.
+            (Err(Over::Idle(_)), _) if self.finishing => {}
             (Err(Over::Idle(limit)), Some(later)) => {
                 // Everything was answered, so there is nothing to be sorry for.
                 if P::Correlation::HAS_NOTICES && self.server.options.notices {
@@ -271,7 +264,7 @@ impl<P: Protocol, S: Service<P>> Handler for Responder<P, S> {
     }
 
     fn on_drained(&mut self, io: &mut Io<'_>) {
-        if self.backlog.len() > 0 || self.open.len() > 0 {
+        if self.backlog.len() > 0 || self.open.len() > 0 || self.ending.owes {
             self.go_on(io);
         }
     }
@@ -299,7 +292,7 @@ impl<P: Protocol, S: Service<P>> Handler for Responder<P, S> {
 
     fn on_shutdown(&mut self, io: &mut Io<'_>) {
         // A connection that ends for a fault ends without a word: not everything that was taken has been answered.
-        self.says_goodbye = P::Correlation::HAS_NOTICES;
+        self.ending.says_goodbye = P::Correlation::HAS_NOTICES;
         self.finish(io);
     }
 

@@ -357,6 +357,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         if let OpenRequests::InOrder(order) = &mut self.open {
             order.push_gone(at.ticket);
         }
+        self.ending.owes = true;
         self.give_up(later, at.ticket, why, error)
     }
 
@@ -385,7 +386,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         P::Correlation::HAS_NOTICES && self.server.options.notices && !self.server.options.failures_close
     }
 
-    /// Ends the connection behind what came before this request.
+    /// Ends the connection behind what came before this request: in good order only if it was answered after all.
     pub(super) fn give_up(
         &mut self,
         later: &Later<Response<P>>,

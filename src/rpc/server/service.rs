@@ -24,15 +24,16 @@ pub trait Service<P: Protocol>: 'static {
     fn on_notify(&mut self) {}
 
     /// A request has no response. What to send instead, if the protocol has words for that. Otherwise, by id, its caller is
-    /// told that there is none, and everything else goes on; in order, the connection is closed behind the responses before it.
+    /// told that there is none, and everything else goes on; in order, the connection is reset behind the responses before it, so that
+    /// nobody takes the request for one that was not executed (a Unix-domain socket knows no reset: there it ends).
     /// Without correlation nothing happens.
     fn substitute(&mut self, missing: &Missing<'_>) -> Option<Response<P>> {
         let _ = missing;
         None
     }
 
-    /// The peer sent what is no request. The connection is closed behind the responses to those before it, and behind what
-    /// this returns, if the protocol has words for that. By id there are none: nobody asked.
+    /// The peer sent what is no request. The connection is closed behind the responses to those before it and behind what
+    /// this returns, if the protocol has words for that; otherwise it is reset there. By id there are none: nobody asked.
     fn on_decode_error(&mut self, error: &DecodeError, peer: &Address) -> Option<Response<P>> {
         let _ = (error, peer);
         None
