@@ -63,6 +63,7 @@ mod client;
 mod error;
 mod notice;
 mod options;
+mod pool;
 mod server;
 
 pub use client::builder::{ClientBuilder, Connecting};
@@ -73,6 +74,8 @@ pub use client::waiters::Push;
 pub use client::{Client, Closing};
 pub use error::{CallError, Callback, Cause, SendError, Unfinished};
 pub use options::{ClientOptions, Reconnect};
+pub use pool::call::PoolCall;
+pub use pool::{Pick, Pool, PoolBuilder, PoolMember};
 pub use server::connection::Connection;
 pub use server::fault::Fault;
 pub use server::metrics::{Latency, ServerMetrics};

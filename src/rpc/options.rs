@@ -94,6 +94,8 @@ pub struct ClientOptions {
     pub(super) close_timeout: Duration,
     pub(super) peer_drains_cleanly: bool,
     pub(super) resend_bytes: usize,
+    /// Calls that were not sent fail when the connection is lost, instead of waiting for another one.
+    pub(super) moves_on: bool,
 }
 
 impl Default for ClientOptions {
@@ -111,6 +113,7 @@ impl Default for ClientOptions {
             close_timeout: config::CLIENT_CLOSE_TIMEOUT,
             peer_drains_cleanly: false,
             resend_bytes: config::RESEND_BYTES,
+            moves_on: false,
         }
     }
 }
@@ -252,7 +255,7 @@ impl ClientOptions {
 
     /// Whether requests in flight are kept, to be sent again if the server turns out not to have taken them.
     pub(super) fn keeps<C: Correlation>(&self) -> bool {
-        self.reconnect.is_some() && (self.peer_drains_cleanly || C::HAS_NOTICES)
+        self.reconnect.is_some() && !self.moves_on && (self.peer_drains_cleanly || C::HAS_NOTICES)
     }
 
     pub(super) fn check(&self) -> Result<()> {

@@ -13,6 +13,7 @@ mod order;
 mod overload;
 mod pausing;
 mod peers;
+mod pool;
 mod protocols;
 mod proxy;
 mod reconnect;

@@ -7,7 +7,7 @@ use super::engine::{Engine, Parts};
 use super::expected::Numbers;
 use super::gate::Gate;
 use super::state::Pending;
-use super::target::Target;
+use super::target::{Target, Watcher};
 use super::{Client, StopsOnDrop};
 use crate::batch::Batcher;
 use crate::codec::{Correlation, Protocol, Request, Response, ResponseRef};
@@ -30,6 +30,7 @@ pub struct ClientBuilder<P: Protocol, K = NoCaller> {
     options: ClientOptions,
     caller: K,
     weigh: Option<Weigh<Request<P>>>,
+    watcher: Option<Watcher>,
 }
 
 /// How many bytes a request keeps alive.
@@ -37,7 +38,13 @@ type Weigh<Req> = Arc<dyn Fn(&Req) -> usize + Send + Sync>;
 
 impl<P: Protocol> ClientBuilder<P> {
     pub(in crate::rpc) fn new(protocol: P) -> Self {
-        ClientBuilder { protocol, options: ClientOptions::default(), caller: NoCaller, weigh: None }
+        ClientBuilder {
+            protocol,
+            options: ClientOptions::default(),
+            caller: NoCaller,
+            weigh: None,
+            watcher: None,
+        }
     }
 }
 
@@ -58,7 +65,8 @@ impl<P: Protocol, K: Caller<P>> ClientBuilder<P, K> {
 
     /// As [`on_response`](Self::on_response), with a [`Caller`] that can make requests on the reactor itself.
     pub fn caller<C: Caller<P>>(self, caller: C) -> ClientBuilder<P, C> {
-        ClientBuilder { protocol: self.protocol, options: self.options, caller, weigh: self.weigh }
+        let ClientBuilder { protocol, options, weigh, watcher, .. } = self;
+        ClientBuilder { protocol, options, caller, weigh, watcher }
     }
 
     /// How many bytes a request keeps alive, with what it owns: then a lane is full, too, when its requests weigh
@@ -66,6 +74,13 @@ impl<P: Protocol, K: Caller<P>> ClientBuilder<P, K> {
     /// `|request: &Bytes| request.len()`.
     pub fn weigh(mut self, weigh: impl Fn(&Request<P>) -> usize + Send + Sync + 'static) -> Self {
         self.weigh = Some(Arc::new(weigh));
+        self
+    }
+
+    /// One of several clients that stand in for each other: who is told of its states, and what it cannot send at once is not sent.
+    pub(in crate::rpc) fn one_of_several(mut self, watcher: Watcher) -> Self {
+        self.watcher = Some(watcher);
+        self.options.moves_on = true;
         self
     }
 
@@ -128,7 +143,7 @@ impl<P: Protocol, K: Caller<P>> ClientBuilder<P, K> {
         address: impl ToAddresses,
         first: Option<Arc<Told>>,
     ) -> Result<Client<P>> {
-        let ClientBuilder { protocol, options, caller, weigh } = self;
+        let ClientBuilder { protocol, options, caller, weigh, watcher } = self;
         options.check()?;
         let index = options.reactor.unwrap_or_else(|| runtime.next_reactor());
         if index >= runtime.reactors() {
@@ -147,6 +162,9 @@ impl<P: Protocol, K: Caller<P>> ClientBuilder<P, K> {
             )));
         }
         let target = Arc::new(Target::default());
+        if let Some(watcher) = watcher {
+            target.watch(watcher);
+        }
         let notify = || {
             let target = target.clone();
             Arc::new(move || target.notify())

@@ -1,8 +1,9 @@
 //! One request on its way, as the one who made it sees it.
 
 use super::deadlines::DeadlineKey;
-use super::gate::{Gate, Ticket};
-use super::state::{CallState, Promise};
+use super::gate::{Gate, Ticket, give_back};
+use super::state::{CallState, Pending, Promise};
+use crate::batch::PushError;
 use crate::rpc::CallError;
 use crate::waiting;
 use std::fmt;
@@ -34,6 +35,27 @@ impl<Req: Send + 'static, Res: Send + 'static> Call<Req, Res> {
         match timeout {
             Some(after) => call.timeout(after),
             None => call,
+        }
+    }
+
+    /// As [`new`](Self::new), if there is room now.
+    pub(in crate::rpc) fn try_new(
+        gate: Arc<Gate<Req, Res>>,
+        request: Req,
+        timeout: Option<Duration>,
+    ) -> Result<Self, PushError<Req>> {
+        let state = CallState::new(None);
+        match gate.try_enter(Pending { request, promise: Promise::of(&state) }) {
+            Ok(()) => {
+                let call = Call { state, gate, ticket: None, deadline: None };
+                Ok(match timeout {
+                    Some(after) => call.timeout(after),
+                    None => call,
+                })
+            }
+            Err(PushError::Full(pending)) => Err(PushError::Full(give_back(pending))),
+            Err(PushError::Failed(pending)) => Err(PushError::Failed(give_back(pending))),
+            Err(refused) => Err(PushError::Closed(give_back(refused.into_item()))),
         }
     }
 

@@ -7,8 +7,8 @@ use super::requester::Requester;
 use crate::codec::Protocol;
 use crate::error::{Error, Result};
 use crate::reactor::{Address, CloseReason, Reactor};
-use crate::rpc::Cause;
 use crate::rpc::options::Reconnect;
+use crate::rpc::{CallError, Cause};
 use parking_lot::{Condvar, Mutex};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -147,6 +147,15 @@ impl<P: Protocol, K: Caller<P>> Slot<P, K> {
     /// Sees to it that a client that is closed while it has no connection ends: at once if there is nothing to send, otherwise
     /// when its time is over.
     fn look(&self, reactor: &mut Reactor) {
+        let calls = match &mut *self.0.lock() {
+            Some(engine) => engine.take_calls_that_move_on(),
+            None => return,
+        };
+        if !calls.is_empty() {
+            let cause = Cause::new(io::ErrorKind::NotConnected, "the connection was lost before it was sent");
+            // Not under the lock: whoever waits for them may do anything.
+            calls.into_iter().for_each(|call| call.promise.fail(CallError::NotSent(cause.clone())));
+        }
         let mut guard = self.0.lock();
         let Some(engine) = &mut *guard else { return };
         engine.wake_up();

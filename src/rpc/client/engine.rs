@@ -236,6 +236,18 @@ impl<P: Protocol, K: Caller<P>> Engine<P, K> {
         self.is_finished()
     }
 
+    /// Takes out the calls that were not sent, where others can be asked instead of waiting for another connection.
+    pub(in crate::rpc) fn take_calls_that_move_on(&mut self) -> Vec<Pending<Request<P>, Response<P>>> {
+        if !self.options.moves_on {
+            return Vec::new();
+        }
+        while self.fill_queue(usize::MAX) > 0 {}
+        let (calls, others): (Vec<_>, Vec<_>) =
+            self.queued.drain(..).partition(|pending| pending.promise.is_call());
+        self.queued = others.into();
+        calls
+    }
+
     /// When everything has to be over, if the client was closed.
     pub(in crate::rpc) fn stop_deadline(&mut self, now: Instant) -> Option<Instant> {
         if self.stop_deadline.is_none() && self.is_stopped() {

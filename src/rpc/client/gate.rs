@@ -190,7 +190,10 @@ impl<Req: Send + 'static, Res: Send + 'static> Gate<Req, Res> {
         }
     }
 
-    fn try_enter(&self, pending: Pending<Req, Res>) -> Result<(), PushError<Pending<Req, Res>>> {
+    pub(in crate::rpc) fn try_enter(
+        &self,
+        pending: Pending<Req, Res>,
+    ) -> Result<(), PushError<Pending<Req, Res>>> {
         if self.crowded.load(Ordering::Acquire) && !self.queue.is_closed() {
             return Err(PushError::Full(pending));
         }
@@ -336,7 +339,7 @@ fn without_promise<Req, Res>(refused: PushError<Pending<Req, Res>>) -> PushError
     }
 }
 
-fn give_back<Req, Res>(pending: Pending<Req, Res>) -> Req {
+pub(in crate::rpc) fn give_back<Req, Res>(pending: Pending<Req, Res>) -> Req {
     pending.promise.dissolve();
     pending.request
 }

@@ -41,7 +41,7 @@ use waiters::Push;
 ///
 /// | way in | where the response goes | when there is no room |
 /// | --- | --- | --- |
-/// | [`call`](Self::call) | to the [`Call`], which is awaited, or [waited](Call::wait) for | it is on its way all the same |
+/// | [`call`](Self::call), [`try_call`](Self::try_call) | to the [`Call`], which is awaited, or [waited](Call::wait) for | it is on its way all the same; handed back |
 /// | [`send`](Self::send), [`try_send`](Self::try_send) | to a callback of its own | waits, hands it back |
 /// | [`push`](Self::push), [`push_async`](Self::push_async), [`try_push`](Self::try_push) | to the client's callback or [`Caller`] | waits, awaits, hands it back |
 /// | [`producer`](Self::producer) | to the client's callback or [`Caller`] | as for pushes |
@@ -115,6 +115,25 @@ impl<P: Protocol> Client<P> {
         P::Correlation: Matching,
     {
         Call::new(self.gate.clone(), request, self.call_timeout)
+    }
+
+    /// Makes a request as [`call`](Self::call) does, if there is room now.
+    ///
+    /// # Errors
+    ///
+    /// There is no room, or the client is closed. The request comes back; [`when_room`](Self::when_room) tells when to try again.
+    pub fn try_call(
+        &self,
+        request: Request<P>,
+    ) -> std::result::Result<Call<Request<P>, Response<P>>, PushError<Request<P>>>
+    where
+        P::Correlation: Matching,
+    {
+        Call::try_new(self.gate.clone(), request, self.call_timeout)
+    }
+
+    pub(in crate::rpc) fn gate(&self) -> &Arc<Gate<Request<P>, Response<P>>> {
+        &self.gate
     }
 
     /// Makes a request, and calls `callback` with what comes of it, on the reactor; here and now if the client is closed. Waits while

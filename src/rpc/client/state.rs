@@ -133,6 +133,11 @@ impl<Res> CallState<Res> {
         self.take(None).unwrap_or(Err(CallError::TimedOut { sent }))
     }
 
+    /// There is no response, and will be none.
+    pub(in crate::rpc) fn fail(&self, error: CallError) {
+        self.resolve(|_| Err(error));
+    }
+
     /// The deadline has passed. `Some` if that ended the call.
     pub(in crate::rpc) fn time_out(&self) -> Option<Sent> {
         self.resolve(|sent| Err(CallError::TimedOut { sent }))

@@ -4,8 +4,8 @@ use super::state::{NO_ID, Sent};
 use crate::reactor::Handle;
 use parking_lot::Mutex;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Where a client is with its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,11 @@ pub(in crate::rpc) struct Target {
     has_given_up: AtomicBool,
     pauses: AtomicBool,
     aborts: AtomicBool,
+    watcher: OnceLock<Watcher>,
 }
+
+/// Is told of each state that a client comes to, behind the change.
+pub(in crate::rpc) type Watcher = Box<dyn Fn(ClientState) + Send + Sync>;
 
 #[derive(Clone, Default)]
 enum Whom {
@@ -64,6 +68,25 @@ impl Target {
         let before = std::mem::replace(&mut *self.whom.lock(), whom);
         self.state.store(state as u8, Ordering::Release);
         drop(before);
+        if let Some(watcher) = self.watcher.get() {
+            watcher(state);
+        }
+    }
+
+    /// To be called once, before there is any connection.
+    pub(in crate::rpc) fn watch(&self, watcher: Watcher) {
+        let first = self.watcher.set(watcher).is_ok();
+        debug_assert!(first);
+    }
+
+    /// Has somebody look at what was asked for when there was no connection any more. A request that was accepted before this
+    /// is found either here or by whoever loses the connection, who changes what is locked here first.
+    pub(in crate::rpc) fn notify_if_away(&self) {
+        let look = match &*self.whom.lock() {
+            Whom::Meanwhile(look) => look.clone(),
+            Whom::Nobody | Whom::Connection(_) => return,
+        };
+        look();
     }
 
     pub(in crate::rpc) fn state(&self) -> ClientState {

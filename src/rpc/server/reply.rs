@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// One that is dropped without being sent is not forgotten: the service is asked for a substitute
 /// ([`Service::substitute`](crate::rpc::Service::substitute)), and if it has none, the connection is reset behind the responses
 /// before it. Only a protocol without correlation has no need of that.
-#[must_use = "a request without a reply closes its connection"]
+#[must_use = "a request without a reply ends its connection"]
 pub struct Reply<R> {
     /// Where the response goes if it is not sent at once. A reference that the slot counted beforehand, and that passes to
     /// this reply when it leaves its dispatch.
