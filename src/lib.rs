@@ -42,7 +42,7 @@
 //! # Features
 //!
 //! None is on unless asked for. `json`: JSON lines. `json-simd`: the same with a SIMD parser. `zerocopy`: records that are seen
-//! in place. `tracing`: log lines go to `tracing` instead of standard error.
+//! in place. `tower`: clients and pools are services of `tower`. `tracing`: log lines go to `tracing` instead of standard error.
 
 pub mod batch;
 mod buf;

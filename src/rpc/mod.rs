@@ -65,6 +65,8 @@ mod notice;
 mod options;
 mod pool;
 mod server;
+#[cfg(feature = "tower")]
+mod tower;
 
 pub use client::builder::{ClientBuilder, Connecting};
 pub use client::call::Call;
@@ -84,3 +86,5 @@ pub use server::parts::{Parts, PushRefused};
 pub use server::reply::Reply;
 pub use server::service::{Missing, MissingCause, Service};
 pub use server::{Server, Spawn};
+#[cfg(feature = "tower")]
+pub use tower::ServiceCall;

@@ -27,6 +27,8 @@ mod streams;
 mod stress;
 mod support;
 mod tasks;
+#[cfg(feature = "tower")]
+mod tower;
 mod truth;
 mod waiting;
 mod wire;

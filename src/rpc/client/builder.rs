@@ -191,6 +191,8 @@ impl<P: Protocol, K: Caller<P>> ClientBuilder<P, K> {
             streamed,
             lingers: options.linger.is_some(),
             call_timeout: options.call_timeout,
+            #[cfg(feature = "tower")]
+            readiness: crate::rpc::tower::Readiness::new(options.calls_in_flight),
             _closes: Arc::new(StopsOnDrop(gate.clone())),
         };
         let (queue, streamed, lookup) = (queue_consumer, streamed_consumer, address.to_lookup());

@@ -59,6 +59,8 @@ pub struct Client<P: Protocol> {
     streamed: Batcher<Request<P>>,
     lingers: bool,
     call_timeout: Option<Duration>,
+    #[cfg(feature = "tower")]
+    pub(in crate::rpc) readiness: crate::rpc::tower::Readiness,
     _closes: Arc<StopsOnDrop<P>>,
 }
 
@@ -122,6 +124,7 @@ impl<P: Protocol> Client<P> {
     /// # Errors
     ///
     /// There is no room, or the client is closed. The request comes back; [`when_room`](Self::when_room) tells when to try again.
+    #[expect(clippy::type_complexity, reason = "a call, or the request")]
     pub fn try_call(
         &self,
         request: Request<P>,
@@ -314,6 +317,8 @@ impl<P: Protocol> Clone for Client<P> {
             streamed: self.streamed.clone(),
             lingers: self.lingers,
             call_timeout: self.call_timeout,
+            #[cfg(feature = "tower")]
+            readiness: self.readiness.clone(),
             _closes: self._closes.clone(),
         }
     }

@@ -242,7 +242,7 @@ mod tests {
         let hour = Duration::from_secs(3600);
         let policy = Reconnect::forever().first_delay(hour).longest_delay(hour);
         let pool = Pool::builder(Int32).reconnect(policy).connect_lazy(&runtime, [nobody]).unwrap();
-        let member = &pool.0.members[0];
+        let member = &pool.members.members[0];
         for n in 0..3 {
             let limit = Some(Duration::from_secs(20));
             let call = watched(member, Call::new(member.client.gate().clone(), n, limit));

@@ -57,7 +57,11 @@ pub enum Pick {
 ///
 /// Its connections are closed when the last clone is dropped and the last [`PoolCall`] is over, each as that of a client that is
 /// dropped.
-pub struct Pool<P: Protocol>(Arc<Members<P>>);
+pub struct Pool<P: Protocol> {
+    members: Arc<Members<P>>,
+    #[cfg(feature = "tower")]
+    pub(super) readiness: super::tower::Readiness,
+}
 
 /// What the clones of a pool and its calls share.
 struct Members<P: Protocol> {
@@ -150,9 +154,15 @@ impl<P: Protocol> PoolBuilder<P> {
             return Err(Error::InvalidSetting("a pool must have at least one server".to_owned()));
         }
         let PoolBuilder { pick, options, .. } = self;
+        #[cfg(feature = "tower")]
+        let readiness = super::tower::Readiness::new(options.calls_in_flight.saturating_mul(members.len()));
         let (next, closing) = (AtomicUsize::new(0), AtomicBool::new(false));
         let members = Members { members, pick, next, lot, closing, call_timeout: options.call_timeout };
-        Ok(Pool(Arc::new(members)))
+        Ok(Pool {
+            members: Arc::new(members),
+            #[cfg(feature = "tower")]
+            readiness,
+        })
     }
 }
 
@@ -178,7 +188,7 @@ impl<P: Protocol> Pool<P> {
         P::Correlation: Matching,
         Request<P>: Clone,
     {
-        PoolCall::new(&self.0, request)
+        PoolCall::new(&self.members, request)
     }
 
     /// As [`call`](Self::call), if a server is connected now that has room for it.
@@ -191,12 +201,12 @@ impl<P: Protocol> Pool<P> {
         P::Correlation: Matching,
         Request<P>: Clone,
     {
-        PoolCall::try_new(&self.0, request)
+        PoolCall::try_new(&self.members, request)
     }
 
     /// Its servers, in the order in which they were given.
     pub fn members(&self) -> impl Iterator<Item = PoolMember> {
-        self.0.members.iter().map(|Member { client, calls }| PoolMember {
+        self.members.members.iter().map(|Member { client, calls }| PoolMember {
             state: client.state(),
             calls: calls.load(Ordering::Relaxed),
         })
@@ -204,7 +214,7 @@ impl<P: Protocol> Pool<P> {
 
     /// Connected if one of its servers is; closed if all clients have ended.
     pub fn state(&self) -> ClientState {
-        let all = || self.0.members.iter().map(|member| member.client.state());
+        let all = || self.members.members.iter().map(|member| member.client.state());
         [ClientState::Connected, ClientState::Reconnecting, ClientState::Connecting]
             .into_iter()
             .find(|state| all().any(|other| other == *state))
@@ -219,13 +229,13 @@ impl<P: Protocol> Pool<P> {
     /// What was not answered, on all connections together, and why the first of them ended.
     pub fn close(&self) -> std::result::Result<(), Unfinished> {
         self.stop_accepting();
-        self.0.members.iter().map(|member| member.client.close()).fold(Ok(()), both)
+        self.members.members.iter().map(|member| member.client.close()).fold(Ok(()), both)
     }
 
     /// Closes as [`close`](Self::close) does, without blocking the thread. It closes whether this is awaited or not.
     pub fn close_async(&self) -> impl Future<Output = std::result::Result<(), Unfinished>> + Send + use<P> {
         self.stop_accepting();
-        let closing: Vec<_> = self.0.members.iter().map(|member| member.client.close_async()).collect();
+        let closing: Vec<_> = self.members.members.iter().map(|member| member.client.close_async()).collect();
         async {
             let mut end = Ok(());
             for closing in closing {
@@ -237,20 +247,26 @@ impl<P: Protocol> Pool<P> {
 
     /// Makes no more calls, and does not wait; what was sent is still answered, and then the connections are closed.
     pub fn stop_accepting(&self) {
-        self.0.closing.store(true, Ordering::SeqCst);
-        self.0.members.iter().for_each(|member| member.client.stop_accepting());
-        self.0.lot.move_all();
+        self.members.closing.store(true, Ordering::SeqCst);
+        self.members.members.iter().for_each(|member| member.client.stop_accepting());
+        self.members.lot.move_all();
     }
 
     /// Ends all clients at once: see [`Client::abort`].
     pub fn abort(&self) {
         self.stop_accepting();
-        self.0.members.iter().for_each(|member| member.client.abort());
+        self.members.members.iter().for_each(|member| member.client.abort());
+    }
+
+    /// Why no call can be made any more, if so.
+    #[cfg(feature = "tower")]
+    pub(super) fn end(&self) -> Option<Cause> {
+        self.members.end()
     }
 
     /// Whether no more calls are made.
     pub fn is_closing(&self) -> bool {
-        self.0.closing.load(Ordering::SeqCst)
+        self.members.closing.load(Ordering::SeqCst)
     }
 }
 
@@ -317,7 +333,11 @@ impl<P: Protocol> Member<P> {
 
 impl<P: Protocol> Clone for Pool<P> {
     fn clone(&self) -> Self {
-        Pool(self.0.clone())
+        Pool {
+            members: self.members.clone(),
+            #[cfg(feature = "tower")]
+            readiness: self.readiness.clone(),
+        }
     }
 }
 
