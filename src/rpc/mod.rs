@@ -67,6 +67,7 @@ mod pool;
 mod server;
 #[cfg(feature = "tower")]
 mod tower;
+mod trace;
 
 pub use client::builder::{ClientBuilder, Connecting};
 pub use client::call::Call;

@@ -98,7 +98,7 @@ fn lines_are_answered_over_a_unix_socket() {
 #[test]
 fn json_lines_are_answered() {
     use serde::{Deserialize, Serialize};
-    use std::io::{Read, Write};
+    use std::io::Write;
     use trochus::codec::JsonLines;
 
     #[derive(Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! What the one who made a call and the connection's handler share.
 
 use super::deadlines::{DeadlineKey, Deadlines};
-use crate::rpc::{CallError, Callback, Cause};
+use crate::rpc::{CallError, Callback, Cause, trace};
 use parking_lot::{Condvar, Mutex};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,6 +21,8 @@ struct Inner<Res> {
     callback: Option<Callback<Res>>,
     /// The id under which it is in the connection's output, or [`NO_ID`].
     sent: Option<u64>,
+    /// When it was made, until it is told what came of it.
+    began: Option<Instant>,
     /// Of a callback's call, which has nobody else to take it away.
     deadline: Option<(Weak<Deadlines<Res>>, DeadlineKey)>,
 }
@@ -40,7 +42,17 @@ pub(in crate::rpc) type Sent = Option<u64>;
 
 impl<Res> CallState<Res> {
     pub(in crate::rpc) fn new(callback: Option<Callback<Res>>) -> Arc<Self> {
-        let inner = Inner { outcome: Outcome::Pending, waker: None, callback, sent: None, deadline: None };
+        Self::began(callback, trace::began())
+    }
+
+    /// Of no request: what comes of it is not told.
+    pub(in crate::rpc) fn of_none() -> Arc<Self> {
+        Self::began(None, None)
+    }
+
+    fn began(callback: Option<Callback<Res>>, began: Option<Instant>) -> Arc<Self> {
+        let (outcome, waker) = (Outcome::Pending, None);
+        let inner = Inner { outcome, waker, callback, sent: None, began, deadline: None };
         Arc::new(CallState { inner: Mutex::new(inner), changed: Condvar::new() })
     }
 
@@ -76,10 +88,12 @@ impl<Res> CallState<Res> {
         }
         let sent = inner.sent;
         let outcome = outcome(sent.is_some());
+        let ended = inner.ended(&outcome);
         let (callback, waker, deadline) = (inner.callback.take(), inner.waker.take(), inner.deadline.take());
         let Some(callback) = callback else {
             inner.outcome = Outcome::Done(outcome);
             drop(inner);
+            ended.tell();
             self.changed.notify_one();
             if let Some(waker) = waker {
                 waker.wake();
@@ -88,6 +102,7 @@ impl<Res> CallState<Res> {
         };
         inner.outcome = Outcome::Over;
         drop(inner);
+        ended.tell();
         if let Some((deadlines, key)) = deadline
             && let Some(deadlines) = deadlines.upgrade()
         {
@@ -128,7 +143,12 @@ impl<Res> CallState<Res> {
             }
         }
         let sent = inner.sent.is_some();
+        let ended = match inner.outcome {
+            Outcome::Pending => inner.ended::<()>(&Err(CallError::TimedOut { sent })),
+            _ => Ended(None),
+        };
         drop(inner);
+        ended.tell();
         // Pending still: it is given up by whoever drops the call.
         self.take(None).unwrap_or(Err(CallError::TimedOut { sent }))
     }
@@ -148,9 +168,42 @@ impl<Res> CallState<Res> {
         let mut inner = self.inner.lock();
         let outcome = std::mem::replace(&mut inner.outcome, Outcome::Over);
         let (waker, sent) = (inner.waker.take(), inner.sent);
+        let is_over = matches!(outcome, Outcome::Pending);
+        let ended = if is_over { inner.ends("cancelled") } else { Ended(None) };
         drop(inner);
         drop(waker);
+        ended.tell();
         matches!(outcome, Outcome::Pending).then_some(sent)
+    }
+}
+
+/// What there is to tell of a call, not under its lock.
+struct Ended(Option<(Option<u64>, &'static str, Instant)>);
+
+impl Ended {
+    fn tell(self) {
+        if let Some((id, outcome, began)) = self.0 {
+            trace::call(id, outcome, began.elapsed());
+        }
+    }
+}
+
+impl<Res> Inner<Res> {
+    fn ended<T>(&mut self, outcome: &Result<T, CallError>) -> Ended {
+        self.ends(match outcome {
+            Ok(_) => "answered",
+            Err(CallError::NotSent(_)) => "not sent",
+            Err(CallError::Lost(_)) => "lost",
+            Err(CallError::TimedOut { .. }) => "timed out",
+            Err(CallError::Encode(_)) => "not encodable",
+            Err(CallError::OnReactorThread { .. }) => "cancelled",
+        })
+    }
+
+    /// Once.
+    fn ends(&mut self, outcome: &'static str) -> Ended {
+        let id = self.sent.filter(|id| *id != NO_ID);
+        Ended(self.began.take().map(|began| (id, outcome, began)))
     }
 }
 

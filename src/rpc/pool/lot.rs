@@ -30,7 +30,7 @@ impl<Res> Lot<Res> {
         if !waits() {
             return None;
         }
-        let (place, state) = (inner.next, CallState::new(None));
+        let (place, state) = (inner.next, CallState::of_none());
         inner.next += 1;
         inner.parked.insert(place, state.clone());
         Some((place, state))

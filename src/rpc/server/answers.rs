@@ -72,6 +72,9 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         if let Err(error) = encoded {
             return self.missing_later(later, ticket, Why::NotEncodable, Some(&error), out, full);
         }
+        if !goes_on {
+            self.trace_late(later, ticket, since);
+        }
         if let Some(since) = since
             && !goes_on
         {
@@ -197,6 +200,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
                 Turn::Waits => break,
                 Turn::Gone => {
                     let request = order.first();
+                    self.trace_abandoned();
                     // Nothing that comes behind it may be sent.
                     self.open = OpenRequests::AnyOrder(Default::default());
                     if let Some(later) = self.later.clone() {

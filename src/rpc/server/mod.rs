@@ -19,6 +19,7 @@ pub(super) mod service;
 pub(super) mod slice;
 mod spawn;
 mod tasks;
+mod traced;
 
 pub use spawn::Spawn;
 

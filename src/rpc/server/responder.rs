@@ -38,6 +38,8 @@ pub(in crate::rpc) struct Responder<P: Protocol, S> {
     /// When this turn began.
     pub(super) now: Instant,
     pub(super) slice: Slice,
+    /// When the service was called last, if that is told.
+    pub(super) began: Option<Instant>,
     /// Requests of the current look at the input that were not simply answered.
     pub(super) unusual: u64,
     fault: Option<Fault>,
@@ -77,6 +79,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             clock: Clock::new(now),
             now,
             slice: Slice::default(),
+            began: None,
             unusual: 0,
             fault: None,
             sliced: false,
@@ -297,6 +300,7 @@ impl<P: Protocol, S: Service<P>> Handler for Responder<P, S> {
     }
 
     fn on_close(&mut self, reason: &CloseReason, _reactor: &mut Reactor) {
+        self.trace_abandoned();
         if let Some(later) = &self.later {
             later.close();
         }

@@ -11,8 +11,8 @@ use crate::codec::{
     Correlation, CorrelationKind, DecodeError, Decoded, Encode, EncodeError, Protocol, Response,
 };
 use crate::config::SERVE_SLICE;
-use crate::rpc::Service;
 use crate::rpc::notice::{Notice, Why};
+use crate::rpc::{Service, trace};
 use std::mem::ManuallyDrop;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -175,6 +175,9 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             let ticket = progress.next_ticket;
             progress.next_ticket += 1;
             progress.id = Some(id);
+            if trace::is_on() {
+                self.began = trace::began();
+            }
             let mut answer = dispatch.serve(ticket, |reply| self.service.call(request, reply));
             let Some(id) = progress.id.take() else { unreachable!("it was put there a moment ago") };
             let mut small;
@@ -188,7 +191,10 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
                     // A plain number is copied, another id costs what its clone does.
                     let (its_id, buffer) = (id.clone(), &mut progress.buffer);
                     match P::Correlation::encode(&mut self.responses, its_id, response, buffer) {
-                        Ok(()) => continue,
+                        Ok(()) => {
+                            self.trace_answered(later, ticket);
+                            continue;
+                        }
                         Err(error) => Unusual::NotEncodable(error),
                     }
                 }
@@ -222,6 +228,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         self.now = now;
         let ticket = self.next_ticket;
         self.next_ticket += 1;
+        self.began = trace::began();
         let slot = Slot::new(&later);
         let mut dispatch = Dispatch::begin(&slot, &later);
         let answer = dispatch.serve(ticket, |reply| self.service.call(request, reply));
@@ -305,7 +312,10 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         out: &mut Vec<u8>,
     ) -> ControlFlow<()> {
         match self.place(&at, response, out) {
-            Ok(()) => ControlFlow::Continue(()),
+            Ok(()) => {
+                self.trace_answered(later, at.ticket);
+                ControlFlow::Continue(())
+            }
             Err(error) => self.missing(later, at, Why::NotEncodable, Some(&error), out),
         }
     }
@@ -372,6 +382,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         if P::Correlation::KIND != CorrelationKind::Uncorrelated || why != Why::Dropped {
             fault::report_missing(why, error, later.peer(), self.server.tallies.mine());
         }
+        self.trace_missing(later, request, why);
         let cause = match (why, error) {
             (Why::Dropped, _) => MissingCause::Dropped,
             (Why::Panicked, _) => MissingCause::Panicked,
