@@ -16,6 +16,7 @@ mod peers;
 mod pool;
 mod protocols;
 mod proxy;
+mod pushes;
 mod reconnect;
 mod replies;
 mod restart;

@@ -1,6 +1,6 @@
 //! How a client is set up.
 
-use super::caller::{Caller, NoCaller};
+use super::caller::{Caller, NoCaller, WithPushes};
 use super::connect::Told;
 use super::deadlines::Deadlines;
 use super::engine::{Engine, Parts};
@@ -10,7 +10,7 @@ use super::state::Pending;
 use super::target::{Target, Watcher};
 use super::{Client, StopsOnDrop};
 use crate::batch::Batcher;
-use crate::codec::{Correlation, Protocol, Request, Response, ResponseRef};
+use crate::codec::{Correlation, CorrelationKind, Protocol, Request, Response, ResponseRef};
 use crate::error::{Error, Result};
 use crate::net::Runtime;
 use crate::reactor::ToAddresses;
@@ -66,6 +66,25 @@ impl<P: Protocol, K: Caller<P>> ClientBuilder<P, K> {
     /// As [`on_response`](Self::on_response), with a [`Caller`] that can make requests on the reactor itself.
     pub fn caller<C: Caller<P>>(self, caller: C) -> ClientBuilder<P, C> {
         let ClientBuilder { protocol, options, weigh, watcher, .. } = self;
+        ClientBuilder { protocol, options, caller, weigh, watcher }
+    }
+
+    /// By id: `callback` is called on the reactor for what the server sends unasked
+    /// ([`Connection::push`](crate::rpc::Connection::push)); unless set, it is thrown away. To be set behind
+    /// [`on_response`](Self::on_response) or [`caller`](Self::caller), whose [`Caller::on_push`] is not called then. It holds for
+    /// every connection that the client makes; what was sent while it had none is lost.
+    pub fn on_push<F>(self, callback: F) -> ClientBuilder<P, WithPushes<K, F>>
+    where
+        F: FnMut(ResponseRef<'_, P>) + Send + 'static,
+    {
+        const {
+            assert!(
+                matches!(P::Correlation::KIND, CorrelationKind::ById),
+                "only by id can a client tell what was not asked for from a response"
+            );
+        }
+        let ClientBuilder { protocol, options, caller, weigh, watcher } = self;
+        let caller = WithPushes { caller, on_push: callback };
         ClientBuilder { protocol, options, caller, weigh, watcher }
     }
 

@@ -20,6 +20,13 @@ pub trait Caller<P: Protocol>: Send + 'static {
     /// A response came. Requests made here leave with all others of this turn.
     fn on_response(&mut self, requests: &mut Requests<'_, P>, response: ResponseRef<'_, P>);
 
+    /// By id: the server sent what no request asked for ([`Connection::push`](crate::rpc::Connection::push)). Unless this is defined,
+    /// it is thrown away. In order nobody can tell it from a response, and without correlation it comes to
+    /// [`on_response`](Self::on_response). Here, too, [`Requests::pause_responses`] is the way to have the server wait.
+    fn on_push(&mut self, requests: &mut Requests<'_, P>, message: ResponseRef<'_, P>) {
+        let _ = (requests, message);
+    }
+
     /// A request that was pushed cannot be encoded and was not sent; here it is. It counts in
     /// [`Unfinished::not_encoded`], and hurts no other.
     fn on_refused(&mut self, request: Request<P>, error: EncodeError) {
@@ -49,6 +56,40 @@ pub struct NoCaller;
 
 impl<P: Protocol> Caller<P> for NoCaller {
     fn on_response(&mut self, _requests: &mut Requests<'_, P>, _response: ResponseRef<'_, P>) {}
+}
+
+/// A caller, and a callback for what the server sends unasked; from
+/// [`ClientBuilder::on_push`](crate::rpc::ClientBuilder::on_push).
+#[derive(Clone, Copy, Debug)]
+pub struct WithPushes<K, F> {
+    pub(in crate::rpc) caller: K,
+    pub(in crate::rpc) on_push: F,
+}
+
+impl<P: Protocol, K: Caller<P>, F> Caller<P> for WithPushes<K, F>
+where
+    F: FnMut(ResponseRef<'_, P>) + Send + 'static,
+{
+    fn on_open(&mut self, requests: &mut Requests<'_, P>) {
+        self.caller.on_open(requests);
+    }
+
+    #[inline]
+    fn on_response(&mut self, requests: &mut Requests<'_, P>, response: ResponseRef<'_, P>) {
+        self.caller.on_response(requests, response);
+    }
+
+    fn on_push(&mut self, _requests: &mut Requests<'_, P>, message: ResponseRef<'_, P>) {
+        (self.on_push)(message);
+    }
+
+    fn on_refused(&mut self, request: Request<P>, error: EncodeError) {
+        self.caller.on_refused(request, error);
+    }
+
+    fn on_close(&mut self, end: &Result<(), Unfinished>) {
+        self.caller.on_close(end);
+    }
 }
 
 /// The way to make requests on the reactor itself.

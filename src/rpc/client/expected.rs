@@ -285,9 +285,10 @@ impl Numbers {
         Numbers { max: C::MAX_NUMBER, key_bits }
     }
 
-    /// As many calls at a time can be told apart. Two fewer than there are keys, which keeps clear of `streamed` and of notices.
+    /// As many calls at a time can be told apart. Three fewer than there are keys, which keeps clear of `streamed`, of notices and
+    /// of what was not asked for.
     pub(in crate::rpc) fn most_calls(self) -> usize {
-        ((1_u64 << self.key_bits) - 2).try_into().unwrap_or(usize::MAX)
+        ((1_u64 << self.key_bits) - 3).try_into().unwrap_or(usize::MAX)
     }
 
     fn call(self, key: usize, uses: u64) -> u64 {
@@ -310,6 +311,11 @@ impl Numbers {
     fn streamed(self) -> u64 {
         self.max
     }
+}
+
+/// The number of what no request asked for, next to those of notices and streamed requests.
+pub(in crate::rpc) const fn unasked_number<C: Correlation>() -> u64 {
+    C::MAX_NUMBER - 2
 }
 
 /// The id of streamed requests.
@@ -365,21 +371,21 @@ mod tests {
         for _ in 0..10_000 {
             for key in [0, 1, most_calls - 1] {
                 let number = numbers.call(key, uses);
-                assert!(number < C::MAX_NUMBER - 1, "{number:#x} of {:#x}", C::MAX_NUMBER);
+                assert!(number < unasked_number::<C>(), "{number:#x} of {:#x}", C::MAX_NUMBER);
                 assert_eq!(numbers.parts(number), (key, uses));
             }
             uses = numbers.next_use(uses);
         }
         let last = C::MAX_NUMBER >> numbers.key_bits;
-        assert!(numbers.call(most_calls - 1, last) < C::MAX_NUMBER - 1);
+        assert!(numbers.call(most_calls - 1, last) < unasked_number::<C>());
         assert_eq!(numbers.next_use(last), 0, "and from the start");
     }
 
     #[test]
     fn numbers_fit_the_ids_that_carry_them() {
-        numbers_fit::<ById>((1 << 32) - 2);
-        numbers_fit::<Narrow<{ (1 << 53) - 1 }>>((1 << 32) - 2);
-        numbers_fit::<Narrow<{ (1 << 44) - 1 }>>((1 << 32) - 2);
-        numbers_fit::<Narrow<{ u32::MAX as u64 }>>((1 << 20) - 2);
+        numbers_fit::<ById>((1 << 32) - 3);
+        numbers_fit::<Narrow<{ (1 << 53) - 1 }>>((1 << 32) - 3);
+        numbers_fit::<Narrow<{ (1 << 44) - 1 }>>((1 << 32) - 3);
+        numbers_fit::<Narrow<{ u32::MAX as u64 }>>((1 << 20) - 3);
     }
 }

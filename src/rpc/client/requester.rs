@@ -3,7 +3,7 @@
 use super::caller::{Caller, Requests};
 use super::connect::{Disconnected, Slot};
 use super::engine::Engine;
-use super::expected::{Expected, Recipient};
+use super::expected::{Expected, Recipient, unasked_number};
 use super::sender::Sender;
 use crate::codec::{Correlation, CorrelationKind, Decode, Decoded, Protocol, Request, Response};
 use crate::reactor::{CloseReason, Handler, Io, Polled, Reactor};
@@ -206,13 +206,17 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
                 Decoded::NeedMore { at_least } => break input.len().saturating_add(at_least),
             };
             requests.input = &input[taken..];
-            match P::Correlation::number_of(id).and_then(|number| requests.recipient(number)) {
+            let number = P::Correlation::number_of(id);
+            match number.and_then(|number| requests.recipient(number)) {
                 Some(Recipient::Callback) => engine.caller.on_response(&mut requests, response),
                 Some(Recipient::Call(call)) => {
                     self.kept -= call.kept_bytes();
                     call.promise.fulfil(<P::ResponseCodec as Decode>::into_owned(response));
                 }
                 Some(Recipient::Nobody(call)) => self.kept -= call.kept_bytes(),
+                Some(Recipient::Unknown) if number == Some(unasked_number::<P::Correlation>()) => {
+                    engine.caller.on_push(&mut requests, response);
+                }
                 Some(Recipient::Unknown) => {}
                 None => return Err(fault("the server sent a response to no request")),
             }

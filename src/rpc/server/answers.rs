@@ -6,6 +6,7 @@ use super::order::Turn;
 use super::responder::Responder;
 use crate::codec::{Correlation, CorrelationKind, EncodeError, Protocol, Response};
 use crate::rpc::Service;
+use crate::rpc::client::expected::unasked_number;
 use crate::rpc::notice::{Notice, Why};
 use std::sync::Arc;
 
@@ -138,8 +139,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         }
         let leaves = self.backlog.len() == 0 && out.len() < full;
         let target = if leaves { out } else { self.backlog.text() };
-        // Next to those of notices and streamed requests: no call has it.
-        let id = P::Correlation::id_from(P::Correlation::MAX_NUMBER - 2);
+        let id = P::Correlation::id_from(unasked_number::<P::Correlation>());
         let tally = self.server.tallies.mine();
         match P::Correlation::encode(&mut self.responses, id, response, target) {
             Ok(()) => tally.pushed.add(1),

@@ -19,7 +19,8 @@ impl<R> Connection<R> {
     /// the reactor is busy leave together.
     ///
     /// In order and without correlation it goes between responses, as soon as there is room; the client must be able to tell. By
-    /// id it carries the largest number but two, which no request has.
+    /// id it carries the largest number but two, which no request has, and comes to
+    /// [`ClientBuilder::on_push`](crate::rpc::ClientBuilder::on_push).
     pub fn push(&self, response: R) -> Result<(), PushRefused<R>> {
         parts::push(&self.0, UNASKED, response)
     }
