@@ -134,6 +134,23 @@ impl<P: Payload> Proactor<P> {
         self.submitted(socket, token, outcome, |error| Event::Received(Err(error)));
     }
 
+    /// Receives once, no more than `most` bytes (at least 1): one final [`Event::Received`]. Otherwise as
+    /// [`receive`](Proactor::receive).
+    pub fn receive_once(&mut self, socket: RawFd, most: usize, token: u64) {
+        let outcome = self.source(socket).map(|source| source.receive_once(most.max(1), token));
+        self.submitted(socket, token, outcome, |error| Event::Received(Err(error)));
+    }
+
+    /// Receives nothing, and waits until the connection has broken: one [`Event::Received`] with the socket's
+    /// error. An orderly end does not complete it.
+    ///
+    /// It takes the place of a receive, of which at most one is armed on a socket: so somebody who pushes back on a
+    /// peer hears of its reset.
+    pub fn watch(&mut self, socket: RawFd, token: u64) {
+        let outcome = self.source(socket).map(|source| source.watch(token));
+        self.submitted(socket, token, outcome, |error| Event::Received(Err(error)));
+    }
+
     /// Sends the payload, however many attempts that takes. One [`Event::Sent`] when all is sent, or as much as
     /// [`bytes_per_send`](Settings::bytes_per_send) says, or when an error ended it; it gives the payload back.
     ///

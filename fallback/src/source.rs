@@ -18,6 +18,8 @@ pub(crate) struct Source<P> {
     socket: Rc<Socket>,
     readable: bool,
     writable: bool,
+    /// The selector has reported an error that nobody was told of.
+    failed: bool,
     /// A short read proves that nothing is left, unless an event said `read_until_blocked`.
     short_read_drains: bool,
     read_until_blocked: bool,
@@ -34,8 +36,18 @@ struct Connect {
 
 #[derive(Clone, Copy)]
 enum Input {
-    Accept { token: u64 },
-    Receive { token: u64 },
+    Accept {
+        token: u64,
+    },
+    /// No more than so many bytes at a time; until cancelled, or once.
+    Receive {
+        token: u64,
+        most: usize,
+        once: bool,
+    },
+    Watch {
+        token: u64,
+    },
 }
 
 struct Send<P> {
@@ -74,6 +86,7 @@ impl<P: Payload> Source<P> {
             // Unknown: one attempt costs less than waiting for an event.
             readable: true,
             writable: true,
+            failed: false,
             read_until_blocked: false,
             connect: None,
             input: None,
@@ -97,7 +110,17 @@ impl<P: Payload> Source<P> {
 
     /// False (and no effect) when an accept or a receive is armed already.
     pub(crate) fn receive(&mut self, token: u64) -> bool {
-        self.arm(Input::Receive { token })
+        self.arm(Input::Receive { token, most: usize::MAX, once: false })
+    }
+
+    /// False (and no effect) when an accept or a receive is armed already.
+    pub(crate) fn receive_once(&mut self, most: usize, token: u64) -> bool {
+        self.arm(Input::Receive { token, most, once: true })
+    }
+
+    /// False (and no effect) when an accept or a receive is armed already.
+    pub(crate) fn watch(&mut self, token: u64) -> bool {
+        self.arm(Input::Watch { token })
     }
 
     fn arm(&mut self, input: Input) -> bool {
@@ -128,7 +151,7 @@ impl<P: Payload> Source<P> {
                 self.input = None;
                 return Some(Event::Accepted(Err(cancelled())));
             }
-            Some(Input::Receive { token: armed }) if armed == token => {
+            Some(Input::Receive { token: armed, .. } | Input::Watch { token: armed }) if armed == token => {
                 self.input = None;
                 return Some(Event::Received(Err(cancelled())));
             }
@@ -151,6 +174,7 @@ impl<P: Payload> Source<P> {
         // short.
         let unusual = readiness.is_read_closed() || readiness.is_error() || readiness.is_priority();
         self.read_until_blocked |= unusual;
+        self.failed |= readiness.is_error();
         self.readable |= readiness.is_readable() || unusual;
         self.writable |= readiness.is_writable() || readiness.is_write_closed() || readiness.is_error();
     }
@@ -159,7 +183,16 @@ impl<P: Payload> Source<P> {
     pub(crate) fn is_runnable(&self) -> bool {
         match &self.connect {
             Some(connect) => connect.address.is_some() || self.writable,
-            None => self.readable && self.input.is_some() || self.writable && self.send.is_some(),
+            None => self.has_input() || self.writable && self.send.is_some(),
+        }
+    }
+
+    /// Whether there may be something for what is armed.
+    fn has_input(&self) -> bool {
+        match self.input {
+            Some(Input::Watch { .. }) => self.failed,
+            Some(_) => self.readable,
+            None => false,
         }
     }
 
@@ -175,10 +208,11 @@ impl<P: Payload> Source<P> {
         if self.writable && self.send.is_some() {
             self.run_send(turn);
         }
-        if self.readable {
+        if self.has_input() {
             match self.input {
                 Some(Input::Accept { token }) => self.run_accept(token, turn),
-                Some(Input::Receive { token }) => self.run_receive(token, turn),
+                Some(Input::Receive { token, most, once }) => self.run_receive(token, most, once, turn),
+                Some(Input::Watch { token }) => self.run_watch(token, turn),
                 None => {}
             }
         }
@@ -205,6 +239,7 @@ impl<P: Payload> Source<P> {
             // What was known was about the socket before it had a connection, which selectors call hung up.
             self.readable = false;
             self.writable = false;
+            self.failed = false;
             self.read_until_blocked = false;
         }
     }
@@ -259,18 +294,30 @@ impl<P: Payload> Source<P> {
         }
     }
 
-    fn run_receive<S: FnMut(Completion<P>)>(&mut self, token: u64, turn: &mut Turn<'_, S>) {
+    fn run_receive<S: FnMut(Completion<P>)>(
+        &mut self,
+        token: u64,
+        most: usize,
+        once: bool,
+        turn: &mut Turn<'_, S>,
+    ) {
+        let most = most.min(turn.pool.buffer_bytes());
         for _ in 0..turn.settings.receives_per_turn.min(turn.share.max(1)) {
             let Some(buffer) = turn.pool.take() else {
                 let error = io::Error::from_raw_os_error(libc::ENOBUFS);
                 return self.end_receive(token, Err(error), turn);
             };
-            let outcome = (&*self.socket).read(turn.pool.bytes_mut(buffer));
+            let outcome = (&*self.socket).read(&mut turn.pool.bytes_mut(buffer)[..most]);
             if let Ok(len @ 1..) = outcome {
-                let drained = len < turn.pool.buffer_bytes();
-                turn.complete(token, Event::Received(Ok(Received { buffer: Some(buffer), len })), true);
-                if drained && self.short_read_drains && !self.read_until_blocked {
+                if len < most && self.short_read_drains && !self.read_until_blocked {
                     self.readable = false;
+                }
+                let received = Ok(Received { buffer: Some(buffer), len });
+                if once {
+                    return self.end_receive(token, received, turn);
+                }
+                turn.complete(token, Event::Received(received), true);
+                if !self.readable {
                     return;
                 }
                 continue;
@@ -288,6 +335,14 @@ impl<P: Payload> Source<P> {
                     return self.end_receive(token, end, turn);
                 }
             }
+        }
+    }
+
+    fn run_watch<S: FnMut(Completion<P>)>(&mut self, token: u64, turn: &mut Turn<'_, S>) {
+        self.failed = false;
+        // There is none if somebody was told meanwhile, a send that failed for example.
+        if let Some(error) = self.socket.take_error().unwrap_or_else(Some) {
+            self.end_receive(token, Err(error), turn);
         }
     }
 

@@ -89,7 +89,11 @@ impl World {
             }
             Step::Receive { end } if self.ends[end].receive.is_none() => {
                 self.ends[end].receive = self.token();
-                self.harness.proactor.receive(self.ends[end].fd, self.next_token);
+                let (fd, token) = (self.ends[end].fd, self.next_token);
+                match token % 3 {
+                    0 => self.harness.proactor.receive_once(fd, 700, token),
+                    _ => self.harness.proactor.receive(fd, token),
+                }
             }
             Step::CancelSend { end } => self.cancel(end, self.ends[end].send),
             Step::CancelReceive { end } => self.cancel(end, self.ends[end].receive),

@@ -96,6 +96,81 @@ fn the_end_is_noticed_whenever_it_comes() {
 }
 
 #[test]
+fn what_is_received_once_is_no_more_than_was_asked_for() {
+    for kind in KINDS {
+        let mut harness = harness_with(4, Settings::default().buffer_bytes(1_000));
+        let (socket, mut peer) = pair(kind);
+        let fd = harness.attach(socket);
+        let sent = pattern(0, 3_000);
+        peer.write_all(&sent).unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        let mut received = Vec::new();
+        for (most, expected) in [(10, 10), (0, 1), (2_000, 1_000), (1_000, 1_000), (1_000, 989), (1, 0)] {
+            harness.proactor.receive_once(fd, most, RECEIVE);
+            let completion = harness.next();
+            assert!(!completion.more);
+            let Event::Received(Ok(part)) = completion.event else { panic!("a receive failed") };
+            assert_eq!(part.len, expected, "{most} were asked for");
+            if let Some(buffer) = part.buffer {
+                received.extend_from_slice(harness.proactor.bytes(buffer, part.len));
+                harness.proactor.release(buffer);
+            }
+            harness.assert_settled();
+        }
+        assert_eq!(received, sent);
+    }
+}
+
+#[test]
+fn a_watch_tells_of_a_reset_and_of_nothing_else() {
+    // It was there before the watch, or comes meanwhile.
+    for watched_before in [false, true] {
+        let mut harness = harness(4);
+        let (socket, mut peer) = pair(Kind::Tcp);
+        let fd = harness.attach(socket);
+        harness.proactor.receive_once(fd, 3, RECEIVE);
+        peer.write_all(b"before").unwrap();
+        let completion = harness.next();
+        assert!(matches!(&completion.event, Event::Received(Ok(part)) if part.len == 3));
+        let Event::Received(Ok(part)) = completion.event else { unreachable!() };
+        harness.proactor.release(part.buffer.unwrap());
+        if watched_before {
+            harness.proactor.watch(fd, RECEIVE);
+            peer.write_all(b"more").unwrap();
+            harness.assert_quiet();
+        }
+        peer.set_linger(Some(Duration::ZERO)).unwrap();
+        drop(peer);
+        if !watched_before {
+            harness.assert_quiet();
+            harness.proactor.watch(fd, RECEIVE);
+        }
+        assert_eq!(error_number(&harness.next()), Some(libc::ECONNRESET));
+        harness.assert_settled();
+    }
+}
+
+#[test]
+fn a_watch_does_not_take_an_end_for_a_reset_and_can_be_cancelled() {
+    for kind in KINDS {
+        let mut harness = harness(4);
+        let (socket, mut peer) = pair(kind);
+        let fd = harness.attach(socket);
+        harness.proactor.watch(fd, RECEIVE);
+        peer.write_all(b"unread").unwrap();
+        drop(peer);
+        harness.assert_quiet();
+        harness.proactor.cancel(fd, RECEIVE);
+        assert_eq!(error_number(&harness.next()), Some(libc::ECANCELED));
+        harness.proactor.receive(fd, RECEIVE);
+        assert_eq!(harness.gather(6), b"unread");
+        let completion = harness.next();
+        assert_eq!(harness.bytes_of(completion), None);
+        harness.assert_settled();
+    }
+}
+
+#[test]
 fn a_reset_is_an_error() {
     let mut harness = harness(4);
     let (socket, mut peer) = pair(Kind::Tcp);
