@@ -44,8 +44,19 @@ pub const OUTPUT_SOFT_BYTES: usize = 1 << 20;
 /// Output of a connection that waits for its peer: beyond this it is closed.
 pub const OUTPUT_HARD_BYTES: usize = 64 << 20;
 
-/// Input of a connection that its handler left unconsumed: beyond this it is closed.
+/// Input of a connection that its handler left unconsumed, without having paused: beyond this it is closed.
 pub const INPUT_BYTES: usize = 16 << 20;
+
+/// Input of a connection that is read ahead while its handler has paused, or while its output waits: beyond this the kernel holds
+/// it, and the peer has to wait.
+pub const READ_AHEAD_BYTES: usize = 64 << 10;
+
+/// Input of a connection that is received one buffer at a time, at first and behind each pause: while a pause is likely, no more
+/// than one buffer is on its way when it begins. Each counts for at least [`CAREFUL_STEP`].
+pub const CAREFUL_BYTES: usize = 32 << 20;
+
+/// What a receive counts for at least, of [`CAREFUL_BYTES`].
+pub const CAREFUL_STEP: usize = 64 << 10;
 
 /// What other threads may have handed to a connection that its reactor has not taken over yet.
 pub const OUTBOX_BYTES: usize = 16 << 20;
@@ -255,6 +266,9 @@ pub(crate) struct Limits {
     pub(crate) throttles: bool,
     pub(crate) input: usize,
     pub(crate) outbox: usize,
+    /// Not to be set but by tests.
+    pub(crate) read_ahead: usize,
+    pub(crate) careful: usize,
 }
 
 impl Limits {
@@ -273,6 +287,8 @@ impl Default for Limits {
             throttles: true,
             input: INPUT_BYTES,
             outbox: OUTBOX_BYTES,
+            read_ahead: READ_AHEAD_BYTES,
+            careful: CAREFUL_BYTES,
         }
     }
 }

@@ -104,6 +104,15 @@ impl Inbox {
         self.start = 0;
     }
 
+    /// Holds no more memory than what is kept needs, for nothing is expected behind it.
+    pub(crate) fn fit(&mut self) {
+        if self.spill.capacity() - self.len() > self.len() / 4 {
+            self.spill.drain(..self.start);
+            self.start = 0;
+            self.spill.shrink_to_fit();
+        }
+    }
+
     /// Keeps `bytes` without showing them to anybody yet.
     pub(crate) fn keep(&mut self, bytes: &[u8], spare: &mut Spare) {
         let held = self.len();

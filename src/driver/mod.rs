@@ -34,8 +34,11 @@ pub(crate) enum Op {
     Accept { listener: RawFd },
     /// Connects once.
     Connect { socket: RawFd, address: SockAddr },
-    /// Receives into the pool's buffers until cancelled.
-    Receive { socket: RawFd },
+    /// Receives into the pool's buffers until cancelled; or `once`, no more than so many bytes.
+    Receive { socket: RawFd, once: Option<usize> },
+    /// Receives nothing, and completes as a receive that failed once the connection has broken. That its peer ended it in good
+    /// order is no reason. Takes the place of a receive: at most one of them is armed, under the same token.
+    Watch { socket: RawFd },
     /// Sends the payload. At most one is in flight on a stream: independent ring entries are not ordered.
     Send { socket: RawFd, payload: Payload },
 }
@@ -109,7 +112,7 @@ pub(crate) fn out_of_buffers() -> io::Error {
     io::Error::from_raw_os_error(NO_BUFFERS)
 }
 
-#[cfg(test)]
+#[cfg(any(test, target_os = "linux"))]
 pub(crate) fn cancelled() -> io::Error {
     io::Error::from_raw_os_error(CANCELLED)
 }

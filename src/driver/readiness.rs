@@ -54,7 +54,11 @@ impl Readiness {
         match op {
             Op::Accept { listener } => self.proactor.accept(listener, token.bits()),
             Op::Connect { socket, address } => self.proactor.connect(socket, &address, token.bits()),
-            Op::Receive { socket } => self.proactor.receive(socket, token.bits()),
+            Op::Receive { socket, once: None } => self.proactor.receive(socket, token.bits()),
+            Op::Receive { socket, once: Some(most) } => {
+                self.proactor.receive_once(socket, most, token.bits())
+            }
+            Op::Watch { socket } => self.proactor.watch(socket, token.bits()),
             Op::Send { socket, payload } => self.proactor.send(socket, payload, token.bits()),
         }
     }

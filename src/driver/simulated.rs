@@ -13,7 +13,7 @@ pub(crate) use world::{Peer, Takes, Whims, World};
 use pending::{Outcome, Pending, descriptor};
 
 use super::{
-    BufferGroup, Capabilities, Completion, DriverStats, DriverWaker, Event, Lent, Op, Received, Token,
+    BufferGroup, Capabilities, Completion, DriverStats, DriverWaker, Event, Kind, Lent, Op, Received, Token,
 };
 use crate::buf::{BufferId, Payload};
 use fastrand::Rng;
@@ -92,7 +92,7 @@ impl Simulated {
     }
 
     pub(crate) fn submit(&mut self, token: Token, op: Op) {
-        self.may_panic();
+        self.world.borrow_mut().may_panic();
         if !self.attached.contains_key(&descriptor(&op)) {
             self.fault(format!("{token:?} on a descriptor that is not attached"));
         }
@@ -107,10 +107,11 @@ impl Simulated {
     }
 
     pub(crate) fn cancel(&mut self, token: Token, socket: RawFd) {
-        self.may_panic();
+        self.world.borrow_mut().may_panic();
         if !self.attached.contains_key(&socket) {
             self.fault(format!("{token:?} was cancelled on a descriptor that is not attached"));
         }
+        self.world.borrow_mut().cancelled_receives += usize::from(token.kind() == Kind::Receive);
         let lost = self.rng.u8(..) < self.whims.cancellations_lost;
         match self.operations.get_mut(&token.bits()) {
             Some(pending) if !lost => pending.cancelled = true,
@@ -210,7 +211,8 @@ impl Simulated {
             }
             Op::Accept { .. } => self.accept(),
             Op::Connect { socket, .. } => self.connect(*socket),
-            Op::Receive { socket } => self.receive(*socket),
+            Op::Receive { socket, once } => self.receive(*socket, *once),
+            Op::Watch { socket } => self.watch(*socket),
             Op::Send { socket, payload } => self.send(*socket, payload),
         };
         let (event, more) = match outcome {
@@ -240,7 +242,7 @@ impl Simulated {
                 let event = match pending.op {
                     Op::Accept { .. } => Event::Accepted(Err(error)),
                     Op::Connect { .. } => Event::Connected(Err(error)),
-                    Op::Receive { .. } => Event::Received(Err(error)),
+                    Op::Receive { .. } | Op::Watch { .. } => Event::Received(Err(error)),
                     Op::Send { payload, .. } => Event::Sent(Err(error), Some(payload)),
                 };
                 self.complete(Completion { token, event, more: false });
@@ -289,7 +291,13 @@ impl Simulated {
         }
     }
 
-    fn receive(&mut self, socket: RawFd) -> Outcome {
+    fn watch(&mut self, socket: RawFd) -> Outcome {
+        let mut world = self.world.borrow_mut();
+        let broken = world.peers.get_mut(&socket).is_some_and(Peer::count_down);
+        if broken { Outcome::Failed(io::ErrorKind::ConnectionReset.into()) } else { Outcome::Nothing }
+    }
+
+    fn receive(&mut self, socket: RawFd, once: Option<usize>) -> Outcome {
         let mut world = self.world.borrow_mut();
         let Some(peer) = world.peers.get_mut(&socket) else { return Outcome::Nothing };
         if peer.count_down() {
@@ -312,9 +320,9 @@ impl Simulated {
                 (start, self.rng.usize(1..=memory.len() - start))
             }
         };
-        let len = len.min(peer.sends.len());
+        let len = len.min(peer.sends.len()).min(once.unwrap_or(usize::MAX));
         peer.sends.drain(..len).zip(memory[start..].iter_mut()).for_each(|(byte, place)| *place = byte);
-        Outcome::Happened(Event::Received(Ok(Received::Data(Lent { buffer, start, len }))), true)
+        Outcome::Happened(Event::Received(Ok(Received::Data(Lent { buffer, start, len }))), once.is_none())
     }
 
     fn send(&mut self, socket: RawFd, payload: &Payload) -> Outcome {
@@ -339,13 +347,6 @@ impl Simulated {
             peer.sends.extend(&bytes[..sent]);
         }
         Outcome::Sent(sent)
-    }
-
-    fn may_panic(&self) {
-        let mut world = self.world.borrow_mut();
-        let left = world.panics_after.map(|left| left.saturating_sub(1));
-        world.panics_after = left.filter(|left| *left > 0);
-        assert_ne!(left, Some(0), "intended by the test");
     }
 
     fn fault(&self, fault: String) {

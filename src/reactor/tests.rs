@@ -2,6 +2,7 @@
 
 mod endings;
 mod panics;
+mod pausing;
 mod threads;
 mod turns;
 
@@ -150,6 +151,7 @@ fn an_echo_server_echoes_whatever_happens() {
         let (fate_of_each, handler_rng) = (fate.clone(), Rng::with_seed(seed));
         let soft = rng.usize(1..300);
         let stream = StreamOptions::new().output_limits(soft, 1 << 20);
+        let stream = stream.reading(rng.usize(1..200), if rng.bool() { 0 } else { usize::MAX });
         let options = ListenOptions::new().stream(stream);
         let path = std::env::temp_dir().join(format!("trochus-sim-{}-{seed}", std::process::id()));
         reactor
@@ -233,7 +235,8 @@ fn clients_get_everything_or_a_reason() {
             let (received, fate) = (Rc::default(), Rc::<RefCell<Fate>>::default());
             clients.push((sends.clone(), Rc::clone(&received), fate.clone()));
             let client = Client { sends, received, fate, rng: Rng::with_seed(seed), written: 0 };
-            reactor.connect(&StreamOptions::new(), &Address::Tcp(([127, 0, 0, 1], 9).into()), client);
+            let options = StreamOptions::new().reading(100, if rng.bool() { 0 } else { usize::MAX });
+            reactor.connect(&options, &Address::Tcp(([127, 0, 0, 1], 9).into()), client);
         }
         step_until(&mut reactor, |reactor| reactor.connections() == 0);
         check_the_end(&mut reactor, &world);
@@ -266,7 +269,10 @@ fn a_drain_at_any_moment_gives_everything_back() {
         let fate = Rc::new(RefCell::new(Fate::default()));
         let (fate_of_each, handler_rng) = (fate.clone(), Rng::with_seed(seed));
         let path = std::env::temp_dir().join(format!("trochus-sim-drain-{}-{seed}", std::process::id()));
-        reactor.listen(path, move |_| Echo { rng: handler_rng.clone(), fate: fate_of_each.clone() }).unwrap();
+        let stream = StreamOptions::new().reading(rng.usize(1..200), if rng.bool() { 0 } else { usize::MAX });
+        let options = ListenOptions::new().stream(stream);
+        let echo = move |_: &Incoming<'_>| Echo { rng: handler_rng.clone(), fate: fate_of_each.clone() };
+        reactor.listen_with(&options, path, echo).unwrap();
         for _ in 0..rng.usize(0..60) {
             reactor.step(Some(Duration::ZERO)).unwrap();
         }

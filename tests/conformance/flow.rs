@@ -58,7 +58,7 @@ fn a_paused_connection_is_not_read(ground: &Ground) {
     let message = pattern(64 << 20);
     let written = write_until_stalled(&peer, &message);
     assert!(written < message.len(), "nobody reads, and still all of it found room");
-    assert_eq!(stage.metrics().received_bytes, 0);
+    assert!(stage.metrics().received_bytes <= trochus::config::READ_AHEAD_BYTES as u64);
     handle.resume_reading().unwrap();
     assert!(log.bytes(written) == message[..written]);
     handle.pause_reading().unwrap();

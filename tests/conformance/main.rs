@@ -26,6 +26,7 @@ mod later;
 mod limits;
 mod options;
 mod panics;
+mod pausing;
 mod pool;
 mod probe;
 mod reach;
@@ -77,6 +78,7 @@ fn trials() -> Vec<Trial> {
     let suites: Vec<Suite> = [
         stream::suites(),
         flow::suites(),
+        pausing::suites(),
         endings::suites(),
         resets::suites(),
         truth::suites(),

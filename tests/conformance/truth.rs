@@ -254,7 +254,8 @@ fn input_that_is_there_survives_a_failing_send(ground: &Ground) {
     for _ in 0..10 {
         let peer = Peer::connect(server.local_addr());
         let handle = log.opened();
-        let answer = pattern(50_000);
+        // More than is read ahead: the end must not be told before the send fails.
+        let answer = pattern(trochus::config::READ_AHEAD_BYTES + 50_000);
         peer.send(&answer);
         drop(peer);
         handle.notify().unwrap();

@@ -21,7 +21,8 @@ pub(super) fn descriptor(op: &Op) -> RawFd {
     match op {
         Op::Accept { listener: socket }
         | Op::Connect { socket, .. }
-        | Op::Receive { socket }
+        | Op::Receive { socket, .. }
+        | Op::Watch { socket }
         | Op::Send { socket, .. } => *socket,
     }
 }

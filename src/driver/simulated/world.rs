@@ -88,8 +88,18 @@ pub(crate) struct World {
     pub(crate) panics_after: Option<usize>,
     /// Peers of connections that were closed.
     pub(crate) gone: Vec<Peer>,
+    /// Receives that the reactor has cancelled.
+    pub(crate) cancelled_receives: usize,
     /// Memory that was not given back: faults of the reactor, found by the driver.
     pub(crate) faults: Vec<String>,
+}
+
+impl World {
+    pub(super) fn may_panic(&mut self) {
+        let left = self.panics_after.map(|left| left.saturating_sub(1));
+        self.panics_after = left.filter(|left| *left > 0);
+        assert_ne!(left, Some(0), "intended by the test");
+    }
 }
 
 impl Peer {

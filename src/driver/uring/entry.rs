@@ -33,7 +33,11 @@ pub(super) enum Wire<'a> {
     Receive {
         socket: RawFd,
         group: BufferGroup,
-        multishot: bool,
+        length: Length,
+    },
+    /// Completes when the connection has broken, or when its peer has ended it.
+    Broken {
+        socket: RawFd,
     },
     /// Completes when there is something to receive.
     Readable {
@@ -65,6 +69,15 @@ pub(super) enum Wire<'a> {
     CancelAll,
 }
 
+/// How long a receive goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Length {
+    /// It stays armed.
+    Repeatedly,
+    /// It ends with the first bytes, no more than so many; 0 means as many as the buffer holds.
+    Once(u32),
+}
+
 impl Wire<'_> {
     pub(super) fn entry(&self) -> Entry {
         use types::Fd;
@@ -80,16 +93,18 @@ impl Wire<'_> {
             Wire::Connect { socket, address } => {
                 opcode::Connect::new(Fd(socket), address.as_ptr().cast(), address.len()).build()
             }
-            Wire::Receive { socket, group, multishot: true } => {
+            Wire::Receive { socket, group, length: Length::Repeatedly } => {
                 opcode::RecvMulti::new(Fd(socket), group.id()).build()
             }
-            Wire::Receive { socket, group, multishot: false } => {
-                opcode::Recv::new(Fd(socket), ptr::null_mut(), 0)
+            Wire::Receive { socket, group, length: Length::Once(most) } => {
+                opcode::Recv::new(Fd(socket), ptr::null_mut(), most)
                     .buf_group(group.id())
                     .build()
                     .flags(squeue::Flags::BUFFER_SELECT)
             }
             Wire::Readable { socket } => opcode::PollAdd::new(Fd(socket), libc::POLLIN as u32).build(),
+            // An error and a hang-up are told without being asked for.
+            Wire::Broken { socket } => opcode::PollAdd::new(Fd(socket), 0).build(),
             Wire::Writable { socket } => opcode::PollAdd::new(Fd(socket), libc::POLLOUT as u32).build(),
             Wire::ReceiveInto { socket, address, len } => {
                 opcode::Recv::new(Fd(socket), address, len as u32).flags(libc::MSG_DONTWAIT).build()
@@ -165,6 +180,8 @@ pub(super) enum Internal {
     Switched(Token),
     /// The poll that comes before a one-shot receive.
     Readable(Token),
+    /// The poll that takes the place of a receive.
+    Watched(Token),
 }
 
 const WAKE: u64 = 0xff << 56;
@@ -173,6 +190,7 @@ const PROBE: u64 = 0xfd << 56;
 const READABLE: u64 = 0x80 << 56;
 const CANCELLED_TOKEN: u64 = 0x40 << 56;
 const SWITCHED: u64 = 0x20 << 56;
+const WATCHED: u64 = 0x10 << 56;
 
 impl Internal {
     pub(super) fn bits(self) -> u64 {
@@ -183,6 +201,7 @@ impl Internal {
             Internal::Probe => PROBE,
             Internal::Switched(token) => token.bits() | SWITCHED,
             Internal::Readable(token) => token.bits() | READABLE,
+            Internal::Watched(token) => token.bits() | WATCHED,
         }
     }
 
@@ -192,12 +211,14 @@ impl Internal {
             CANCELLED => Internal::Cancelled(None),
             PROBE => Internal::Probe,
             _ => {
-                let token = Token::from_bits(bits & !(READABLE | CANCELLED_TOKEN | SWITCHED));
+                let token = Token::from_bits(bits & !(READABLE | CANCELLED_TOKEN | SWITCHED | WATCHED));
                 let token = token.expect("only this module makes such bits");
                 if bits & READABLE != 0 {
                     Internal::Readable(token)
                 } else if bits & SWITCHED != 0 {
                     Internal::Switched(token)
+                } else if bits & WATCHED != 0 {
+                    Internal::Watched(token)
                 } else {
                     Internal::Cancelled(Some(token))
                 }
@@ -291,7 +312,8 @@ mod tests {
     fn internal_bits_are_no_tokens() {
         let token = Token::new(Kind::Receive, 7, 9);
         let cancelled = [Internal::Cancelled(None), Internal::Cancelled(Some(token))];
-        let others = [Internal::Wake, Internal::Probe, Internal::Readable(token), Internal::Switched(token)];
+        let marked = [Internal::Readable, Internal::Switched, Internal::Watched].map(|mark| mark(token));
+        let others = [Internal::Wake, Internal::Probe].into_iter().chain(marked);
         for internal in cancelled.into_iter().chain(others) {
             assert_eq!(Token::from_bits(internal.bits()), None);
             assert_eq!(Internal::from_bits(internal.bits()), internal);

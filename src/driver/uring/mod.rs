@@ -109,7 +109,8 @@ impl Uring {
                 self.push(Wire::Accept { listener, multishot }, token.bits());
             }
             Op::Connect { socket, address } => self.connect(token, socket, address),
-            Op::Receive { socket } => self.arm_receive(token, socket),
+            Op::Receive { socket, once } => self.arm_receive(token, socket, once),
+            Op::Watch { socket } => self.watch(token, socket),
             Op::Send { socket, payload } => {
                 let message = payload.as_single().is_none().then(|| self.describe(&payload));
                 let wire = match (&message, payload.as_single()) {
@@ -292,6 +293,7 @@ impl Uring {
                 }
             }
             Internal::Readable(token) => self.receive_readable(token, raw, into),
+            Internal::Watched(token) => self.watched(token, raw, into),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a version number does not tell: whether a receive stays armed.
 
 use super::Uring;
-use super::entry::{Internal, Wire};
+use super::entry::{Internal, Length, Wire};
 use crate::driver::BufferGroup;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
@@ -14,7 +14,8 @@ impl Uring {
         let (receiver, mut sender) = UnixStream::pair()?;
         sender.write_all(&[1])?;
         let mut sender = Some(sender);
-        let wire = Wire::Receive { socket: receiver.as_raw_fd(), group: BufferGroup::Large, multishot: true };
+        let (socket, group) = (receiver.as_raw_fd(), BufferGroup::Large);
+        let wire = Wire::Receive { socket, group, length: Length::Repeatedly };
         self.push(wire, Internal::Probe.bits());
         let deadline = Instant::now() + Duration::from_secs(10);
         let (mut raw, mut stays_armed) = (Vec::new(), false);

@@ -1,7 +1,7 @@
 //! Receives: into buffers of which group, and what the kernel made of them.
 
 use super::Uring;
-use super::entry::{Internal, Raw, Wire};
+use super::entry::{self, Internal, Length, Raw, Wire};
 use crate::buf::BufferId;
 use crate::config::SMALL_AFTER;
 use crate::driver::{self, BufferGroup, Completion, Event, Lent, Received, Token};
@@ -14,6 +14,8 @@ pub(super) struct Receiver {
     /// Tells it from the one that had the index before.
     generation: u32,
     socket: RawFd,
+    /// Bytes of a receive that the caller wants only once; 0 if they are not limited.
+    once: Option<u32>,
     /// The group whose buffers the receive that is armed takes.
     armed: BufferGroup,
     /// The one that it should take.
@@ -26,7 +28,7 @@ pub(super) struct Receiver {
     incoming: Incoming,
 }
 
-/// A receive without provided buffers.
+/// What is armed where it is not a receive into a buffer that the kernel picks.
 #[derive(Debug, Default)]
 enum Incoming {
     #[default]
@@ -34,6 +36,11 @@ enum Incoming {
     /// Waits for something to receive.
     Waiting,
     Into(BufferId),
+    /// For the connection to break.
+    Watching,
+    /// The same, but the kernel has said all that a poll tells: that the peer has ended its stream. Another poll would say so again
+    /// at once.
+    Watched,
 }
 
 impl Receiver {
@@ -41,6 +48,7 @@ impl Receiver {
         Receiver {
             generation,
             socket: -1,
+            once: None,
             armed: BufferGroup::Small,
             wanted: BufferGroup::Small,
             small_in_a_row: 0,
@@ -66,7 +74,26 @@ impl Receiver {
 
 impl Uring {
     /// Waits for the bytes, or lets the kernel do that and pick a buffer then.
-    pub(super) fn arm_receive(&mut self, token: Token, socket: RawFd) {
+    pub(super) fn arm_receive(&mut self, token: Token, socket: RawFd, once: Option<usize>) {
+        let provided = self.capabilities.provided_buffers;
+        let receiver = self.begin(token, socket);
+        // More than a kernel takes for a length is more than a buffer holds, which is no limit.
+        receiver.once = once.map(|most| i32::try_from(most).map_or(0, |most| most as u32));
+        if provided {
+            self.arm_for_wanted(token);
+        } else {
+            receiver.incoming = Incoming::Waiting;
+            self.push(Wire::Readable { socket }, Internal::Readable(token).bits());
+        }
+    }
+
+    /// Waits for the connection to break.
+    pub(super) fn watch(&mut self, token: Token, socket: RawFd) {
+        self.begin(token, socket).incoming = Incoming::Watching;
+        self.push(Wire::Broken { socket }, Internal::Watched(token).bits());
+    }
+
+    fn begin(&mut self, token: Token, socket: RawFd) -> &mut Receiver {
         let index = token.index() as usize;
         if self.receivers.len() <= index {
             self.receivers.resize_with(index + 1, || Receiver::new(0));
@@ -76,12 +103,7 @@ impl Uring {
             *receiver = Receiver::new(token.generation());
         }
         (receiver.socket, receiver.cancelled) = (socket, false);
-        if self.capabilities.provided_buffers {
-            self.arm_for_wanted(token);
-        } else {
-            receiver.incoming = Incoming::Waiting;
-            self.push(Wire::Readable { socket }, Internal::Readable(token).bits());
-        }
+        receiver
     }
 
     fn arm_for_wanted(&mut self, token: Token) {
@@ -96,17 +118,28 @@ impl Uring {
         let (socket, group) = (receiver.socket, receiver.armed);
         // Into small buffers one at a time, so that the first one that is full ends it: a receive that stays armed is not found by
         // a cancellation as long as there is more to receive, because the kernel has it on its way then.
-        let multishot = self.capabilities.multishot_receive && group == BufferGroup::Large;
-        self.push(Wire::Receive { socket, group, multishot }, token.bits());
+        let length = match receiver.once {
+            None if self.capabilities.multishot_receive && group == BufferGroup::Large => Length::Repeatedly,
+            once => Length::Once(once.unwrap_or(0)),
+        };
+        self.push(Wire::Receive { socket, group, length }, token.bits());
     }
 
     pub(super) fn cancel_receive(&mut self, token: Token) {
         let provided = self.capabilities.provided_buffers;
-        if let Some(receiver) = self.receiver(token) {
-            receiver.cancelled = true;
-        }
-        // Where there are two steps, the second ends by itself, without waiting.
-        let target = if provided { token.bits() } else { Internal::Readable(token).bits() };
+        let Some(receiver) = self.receiver(token) else { return };
+        receiver.cancelled = true;
+        let target = match receiver.incoming {
+            Incoming::Watching => Internal::Watched(token).bits(),
+            Incoming::Watched => {
+                receiver.incoming = Incoming::Nothing;
+                let event = Event::Received(Err(driver::cancelled()));
+                return self.decided.push(Completion { token, event, more: false });
+            }
+            // Where there are two steps, the second ends by itself, without waiting.
+            _ if provided => token.bits(),
+            _ => Internal::Readable(token).bits(),
+        };
         self.push(Wire::Cancel { target }, Internal::Cancelled(Some(token)).bits());
     }
 
@@ -170,7 +203,7 @@ impl Uring {
             }
             None => match std::mem::take(&mut self.receivers[index].incoming) {
                 Incoming::Into(buffer) => Some(buffer),
-                Incoming::Nothing | Incoming::Waiting => None,
+                _ => None,
             },
         };
         let result = raw.bytes();
@@ -197,10 +230,11 @@ impl Uring {
         let Incoming::Waiting = std::mem::take(&mut receiver.incoming) else {
             unreachable!("{token:?} was not waiting");
         };
-        let socket = receiver.socket;
+        let (socket, once) = (receiver.socket, receiver.once);
         match raw.bytes().and_then(|_| self.pool.take().ok_or_else(driver::out_of_buffers)) {
             Ok(buffer) => {
                 let (address, len) = self.pool.target(buffer);
+                let len = once.filter(|most| *most > 0).map_or(len, |most| len.min(most as usize));
                 self.receivers[token.index() as usize].incoming = Incoming::Into(buffer);
                 self.push(Wire::ReceiveInto { socket, address, len }, token.bits());
             }
@@ -209,6 +243,24 @@ impl Uring {
                 into.push(Completion { token, event: Event::Received(Err(error)), more: false });
             }
         }
+    }
+
+    /// The poll of a watch has ended.
+    pub(super) fn watched(&mut self, token: Token, raw: Raw, into: &mut Vec<Completion>) {
+        let receiver = &mut self.receivers[token.index() as usize];
+        // A poll that fails tells nothing of the connection.
+        let error = match raw.bytes().map(|_| entry::take_error(receiver.socket)) {
+            Ok(Ok(Some(error)) | Err(error)) => error,
+            _ if receiver.cancelled => driver::cancelled(),
+            _ => {
+                self.in_flight -= 1;
+                receiver.incoming = Incoming::Watched;
+                return;
+            }
+        };
+        receiver.incoming = Incoming::Nothing;
+        self.in_flight -= 1;
+        into.push(Completion { token, event: Event::Received(Err(error)), more: false });
     }
 }
 

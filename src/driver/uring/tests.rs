@@ -99,12 +99,60 @@ fn received_bytes_are_lent_to_be_changed() {
     let Some(mut uring) = ring(16, 4096) else { return };
     let (mut sender, receiver) = tcp_pair();
     sender.write_all(b"abcdef").unwrap();
-    uring.submit(Token::new(Kind::Receive, 1, 2), Op::Receive { socket: receiver.as_raw_fd() });
+    uring.submit(Token::new(Kind::Receive, 1, 2), Op::Receive { socket: receiver.as_raw_fd(), once: None });
     let completion = wait_for(&mut uring, 1).remove(0);
     let Event::Received(Ok(Received::Data(lent))) = completion.event else { panic!("{completion:?}") };
     uring.bytes(Lent { start: lent.start + 2, len: 2, ..lent }).make_ascii_uppercase();
     assert_eq!(uring.bytes(lent), b"abCDef");
     uring.release(lent.buffer);
+}
+
+/// A receive that is wanted once takes no more than it was asked for, of small and of large buffers.
+#[test]
+fn what_is_received_once_is_no_more_than_was_asked_for() {
+    let Some(mut uring) = ring(16, 16 << 10) else { return };
+    let (mut sender, receiver) = tcp_pair();
+    sender.write_all(&[7; 30_000]).unwrap();
+    let (socket, token) = (receiver.as_raw_fd(), Token::new(Kind::Receive, 1, 2));
+    for (most, expected) in [(1_000, 1_000), (usize::MAX, 2 << 10), (usize::MAX, 16 << 10), (5, 5)] {
+        uring.submit(token, Op::Receive { socket, once: Some(most) });
+        let completion = wait_for(&mut uring, 1).remove(0);
+        let Event::Received(Ok(Received::Data(lent))) = completion.event else { panic!("{completion:?}") };
+        assert_eq!((lent.len, completion.more), (expected, false));
+        uring.release(lent.buffer);
+        assert_eq!(uring.in_flight(), 0);
+    }
+}
+
+/// An end is no reset, whether it is there already or comes; neither keeps the watch from being cancelled.
+#[test]
+fn a_watch_tells_of_a_reset_and_of_nothing_else() {
+    let Some(mut uring) = ring(16, 4096) else { return };
+    let token = Token::new(Kind::Receive, 1, 2);
+    for (ends, resets) in [(false, false), (true, false), (false, true)] {
+        let (mut sender, receiver) = tcp_pair();
+        let socket = receiver.as_raw_fd();
+        uring.submit(token, Op::Watch { socket });
+        sender.write_all(&[7; 100]).unwrap();
+        if ends {
+            sender.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+        let mut completions = Vec::new();
+        (0..3).for_each(|_| uring.wait(Some(Duration::from_millis(2)), &mut completions).unwrap());
+        assert!(completions.is_empty(), "{completions:?}");
+        if resets {
+            // What was not read makes a reset of the end.
+            (&receiver).write_all(b"x").unwrap();
+            drop(sender);
+        } else {
+            uring.cancel(token, socket);
+        }
+        let completion = wait_for(&mut uring, 1).remove(0);
+        let Event::Received(Err(error)) = &completion.event else { panic!("{completion:?}") };
+        let expected = if resets { libc::ECONNRESET } else { libc::ECANCELED };
+        assert_eq!((error.raw_os_error(), completion.more), (Some(expected), false));
+        assert_eq!(uring.in_flight(), 0);
+    }
 }
 
 /// A ring with small buffers of 512 bytes beside large ones of 16 KiB.
@@ -121,7 +169,7 @@ fn receive(uring: &mut Uring, token: Token, socket: RawFd, armed: &mut bool, exp
     let (mut sizes, mut received) = (Vec::new(), 0);
     while received < expected.len() {
         if !std::mem::replace(armed, true) {
-            uring.submit(token, Op::Receive { socket });
+            uring.submit(token, Op::Receive { socket, once: None });
         }
         for completion in wait_for(uring, 1) {
             *armed = completion.more;
@@ -186,7 +234,7 @@ fn a_receive_that_changes_its_buffers_can_be_cancelled_at_any_time() {
     let (token, socket) = (Token::new(Kind::Receive, 1, 3), receiver.as_raw_fd());
     let (mut sent, mut received) = (0usize, 0usize);
     for _ in 0..500 {
-        uring.submit(token, Op::Receive { socket });
+        uring.submit(token, Op::Receive { socket, once: None });
         let (mut armed, mut cancelling) = (true, false);
         let deadline = Instant::now() + PATIENCE;
         while armed {
@@ -234,7 +282,10 @@ fn an_overflow_of_the_completion_queue_loses_nothing_and_is_counted() {
     let Some(mut uring) = ring_with_small_buffers(&without, entries) else { return };
     let mut pairs: Vec<_> = (0..200).map(|_| tcp_pair()).collect();
     for (index, (_, receiver)) in (0..).zip(&pairs) {
-        uring.submit(Token::new(Kind::Receive, 1, index), Op::Receive { socket: receiver.as_raw_fd() });
+        uring.submit(
+            Token::new(Kind::Receive, 1, index),
+            Op::Receive { socket: receiver.as_raw_fd(), once: None },
+        );
     }
     let mut completions = Vec::new();
     uring.wait(Some(Duration::ZERO), &mut completions).unwrap();
@@ -257,7 +308,8 @@ fn an_overflow_of_the_completion_queue_loses_nothing_and_is_counted() {
                 event => panic!("{event:?}"),
             }
             if !completion.more {
-                uring.submit(completion.token, Op::Receive { socket: pairs[index].1.as_raw_fd() });
+                uring
+                    .submit(completion.token, Op::Receive { socket: pairs[index].1.as_raw_fd(), once: None });
             }
         }
     }
@@ -345,7 +397,7 @@ fn a_long_send_shows_its_progress_piece_by_piece() {
 fn a_look_at_the_queues_tells_whether_entering_is_worth_it() {
     let Some(mut uring) = ring(16, 4096) else { return };
     let (mut sender, receiver) = tcp_pair();
-    uring.submit(Token::new(Kind::Receive, 1, 2), Op::Receive { socket: receiver.as_raw_fd() });
+    uring.submit(Token::new(Kind::Receive, 1, 2), Op::Receive { socket: receiver.as_raw_fd(), once: None });
     let mut completions = Vec::new();
     for _ in 0..3 {
         uring.wait(Some(Duration::ZERO), &mut completions).unwrap();

@@ -2,7 +2,8 @@
 
 use crate::gauges::Gauges;
 use crate::reactor::Reactor;
-use crate::reactor::stream::connection::{Phase, Reading};
+use crate::reactor::stream::connection::Phase;
+use crate::reactor::stream::reading::Reading;
 
 impl Reactor {
     /// What this reactor has at the moment. Looks at each connection.

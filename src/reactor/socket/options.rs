@@ -137,9 +137,17 @@ impl StreamOptions {
     }
 
     /// Bytes of input that the handler may leave unconsumed, which bounds the size of a frame:
-    /// [`config::INPUT_BYTES`] unless set.
+    /// [`config::INPUT_BYTES`] unless set. What arrives while reading is paused, or waits for output, does not count; that is
+    /// [`config::READ_AHEAD_BYTES`], and what was on its way when it began.
     pub fn input_limit(mut self, bytes: usize) -> Self {
         self.limits.input = bytes;
+        self
+    }
+
+    /// What is read ahead, and what is received one buffer at a time.
+    #[cfg(test)]
+    pub(crate) fn reading(mut self, read_ahead: usize, careful: usize) -> Self {
+        (self.limits.read_ahead, self.limits.careful) = (read_ahead, careful);
         self
     }
 

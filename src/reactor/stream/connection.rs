@@ -1,6 +1,7 @@
 //! The state of one connection: what is going on, and what should be.
 
 use super::handler::{CloseReason, Handler};
+use super::reading::Reading;
 use crate::buf::{Inbox, Marks, Payload, Spare};
 use crate::reactor::pace::budget::Share;
 use crate::reactor::pace::timers::deadline;
@@ -39,19 +40,6 @@ pub(in crate::reactor) enum Phase {
     Dead,
 }
 
-/// The receive operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::reactor) enum Reading {
-    Idle,
-    Armed,
-    /// Armed, and asked to end.
-    Cancelling,
-    /// In the queue for a buffer of the pool.
-    Starved,
-    /// The peer has ended its stream, or reading failed.
-    Ended,
-}
-
 pub(in crate::reactor) struct Link {
     pub(in crate::reactor) id: Id,
     pub(in crate::reactor) connection: ConnectionId,
@@ -60,6 +48,8 @@ pub(in crate::reactor) struct Link {
     pub(in crate::reactor) options: Rc<StreamOptions>,
     pub(in crate::reactor) phase: Phase,
     pub(in crate::reactor) reading: Reading,
+    /// Bytes that will be received one buffer at a time, because a pause is likely.
+    pub(in crate::reactor) careful: usize,
     /// The half of the out double-buffer that is filling.
     pub(in crate::reactor) out: Payload,
     /// Bytes in the other half, which the driver has. 0 if no send is in flight.
@@ -138,6 +128,7 @@ impl Link {
         seat: Option<Seat>,
         now: Instant,
     ) -> Self {
+        let careful = options.limits.careful;
         Link {
             id,
             connection: ConnectionId::new(id),
@@ -146,6 +137,7 @@ impl Link {
             options,
             phase,
             reading: Reading::Idle,
+            careful,
             out: Payload::default(),
             sending: 0,
             sent: None,
@@ -350,16 +342,6 @@ impl Link {
         });
     }
 
-    /// Whether the receive should be armed.
-    pub(in crate::reactor) fn wants_input(&self) -> bool {
-        match self.phase {
-            Phase::Open => !self.paused && !self.throttled,
-            // To throw it away.
-            Phase::Flushing | Phase::Lingering => true,
-            Phase::Connecting | Phase::Dead => false,
-        }
-    }
-
     /// Checks the output limits, and whether reading should pause or go on for them. `true` if it paused now.
     pub(in crate::reactor) fn check_output(&mut self) -> bool {
         let limits = &self.options.limits;
@@ -395,6 +377,9 @@ impl Link {
     }
 
     pub(in crate::reactor) fn has_operations(&self) -> bool {
-        self.connecting || self.sending > 0 || matches!(self.reading, Reading::Armed | Reading::Cancelling)
+        self.connecting || self.sending > 0 || {
+            use Reading::{Armed, Cancelling, Once, Watching};
+            matches!(self.reading, Armed | Once | Watching | Cancelling)
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! Completions find their connections, and connections' handlers are called.
 
-use super::connection::{Connection, Link, Phase, Reading};
+use super::connection::{Connection, Link, Phase};
 use super::handler::{CloseReason, Handler};
 use super::io::Io;
+use super::reading::Reading;
 use crate::buf::{Inbox, Offered, Payload};
+use crate::config::CAREFUL_STEP;
 use crate::driver::{self, Completion, Event, Kind, Lent, Op, Received};
 use crate::reactor::table::{ConnectionId, Id};
 use crate::reactor::threads::outbox::Wish;
@@ -65,6 +67,9 @@ impl Reactor {
         };
         if !more {
             link.reading = Reading::Idle;
+            if let Ok(Received::Data(lent)) = &result {
+                link.careful = link.careful.saturating_sub(lent.len.max(CAREFUL_STEP));
+            }
         }
         match result {
             Ok(Received::Data(lent)) => self.feed(id, lent),
@@ -339,7 +344,7 @@ fn put_back(link: &mut Link, mut inbox: Inbox, shared: &mut Shared) {
     let (pending, limit) = (inbox.len(), link.options.limits.input);
     link.inbox = inbox;
     link.unread = link.paused && pending > 0;
-    if pending > limit {
+    if pending > limit && !link.is_held_back() {
         link.fail(CloseReason::InputLimit { pending, limit });
     }
 }

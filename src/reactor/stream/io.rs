@@ -75,7 +75,10 @@ impl Io<'_> {
         self.link.inbox.bytes()
     }
 
-    /// Stops reading, until [`resume_reading`](Self::resume_reading). What was received already stays unconsumed.
+    /// Stops reading, until [`resume_reading`](Self::resume_reading). What was received already stays unconsumed, and a little is
+    /// read ahead ([`config::READ_AHEAD_BYTES`](crate::config::READ_AHEAD_BYTES)); no
+    /// [`input_limit`](crate::reactor::StreamOptions::input_limit) counts it. The end of the stream is told when reading goes on, a
+    /// reset at once.
     pub fn pause_reading(&mut self) {
         self.link.paused = true;
     }

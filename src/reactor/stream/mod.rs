@@ -4,4 +4,5 @@ pub(super) mod connection;
 pub(super) mod dispatch;
 pub(super) mod handler;
 pub(super) mod io;
+pub(super) mod reading;
 pub(super) mod settle;

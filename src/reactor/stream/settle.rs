@@ -1,9 +1,10 @@
 //! Brings what the kernel is asked to do in line with what a connection's state wants.
 
-use super::connection::{Connection, Phase, Reading};
+use super::connection::{Connection, Phase};
 use super::handler::{CloseReason, Handler};
 use super::io::Io;
-use crate::driver::{BufferGroup, Kind, Op};
+use super::reading::Reading;
+use crate::driver::Kind;
 use crate::reactor::Reactor;
 use crate::reactor::pace::timers::{Due, deadline};
 use crate::reactor::socket::address::Address;
@@ -105,23 +106,6 @@ impl Reactor {
                 let due = link.phase_due();
                 self.timers.change_lazily(&mut link.phase_timer, Due::Phase(id), due);
             }
-        }
-    }
-
-    fn settle_reading(&mut self, id: Id) {
-        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
-        match link.reading {
-            Reading::Idle if link.wants_input() => {
-                self.driver.submit(id.token(Kind::Receive), Op::Receive { socket: link.descriptor() });
-                link.reading = Reading::Armed;
-                self.unsubmitted = true;
-            }
-            Reading::Armed if !link.wants_input() => {
-                self.driver.cancel(id.token(Kind::Receive), link.descriptor());
-                link.reading = Reading::Cancelling;
-                self.unsubmitted = true;
-            }
-            _ => {}
         }
     }
 
@@ -254,25 +238,6 @@ impl Reactor {
             let mut payload = std::mem::take(&mut link.out);
             self.shared.spare.fit(&mut payload);
             self.send(id, payload);
-        }
-    }
-
-    fn feed_starved(&mut self) {
-        for group in BufferGroup::ALL {
-            self.feed_starved_of(group);
-        }
-    }
-
-    fn feed_starved_of(&mut self, group: BufferGroup) {
-        // No more than there are buffers for, or most would come back empty-handed.
-        for _ in 0..self.driver.free_buffers(group) {
-            let Some(id) = self.starved[group as usize].pop_front() else { break };
-            if let Some(Connection { link, .. }) = self.connections.get_mut(id)
-                && link.reading == Reading::Starved
-            {
-                link.reading = Reading::Idle;
-                self.settle(id);
-            }
         }
     }
 }

@@ -134,7 +134,7 @@ impl Handle {
         self.0.wish(Wish::Abort)
     }
 
-    /// Stops reading.
+    /// Stops reading, as [`Io::pause_reading`](crate::reactor::Io::pause_reading) does.
     pub fn pause_reading(&self) -> Result<(), HandleError> {
         self.0.wish(Wish::Pause)
     }

@@ -1,0 +1,132 @@
+//! When a connection receives: all the time, one time, or, while its handler is to be shown nothing, only a little ahead.
+
+use super::connection::{Connection, Link, Phase};
+use crate::driver::{BufferGroup, Kind, Op};
+use crate::reactor::Reactor;
+use crate::reactor::table::Id;
+
+/// The receive operation, or what takes its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::reactor) enum Reading {
+    Idle,
+    /// It receives until it is cancelled.
+    Armed,
+    /// It receives one time.
+    Once,
+    /// Nothing is received; a reset is noticed all the same.
+    Watching,
+    /// Asked to end.
+    Cancelling,
+    /// In the queue for a buffer of the pool.
+    Starved,
+    /// The peer has ended its stream, or reading failed.
+    Ended,
+}
+
+impl Link {
+    /// Whether the handler is not to be shown more for now, by its own will or because its output waits. When output was written since
+    /// the last [check](Self::check_output), that counts.
+    #[cold]
+    pub(in crate::reactor) fn is_held_back(&self) -> bool {
+        let limits = &self.options.limits;
+        let own = self.pending_output() - self.marks.foreign();
+        self.paused || self.throttled || limits.throttles && own > limits.output_soft
+    }
+
+    /// Whether the receive should be armed for more than to read ahead.
+    pub(in crate::reactor) fn wants_input(&self) -> bool {
+        match self.phase {
+            Phase::Open => !self.paused && !self.throttled,
+            // To throw it away.
+            Phase::Flushing | Phase::Lingering => true,
+            Phase::Connecting | Phase::Dead => false,
+        }
+    }
+
+    /// Bytes that may be received next. While the handler is to be shown nothing, a little is received all the same, so that an end
+    /// or a reset shows; then the peer has to wait.
+    pub(in crate::reactor) fn input_room(&self) -> usize {
+        match self.phase {
+            _ if self.wants_input() => usize::MAX,
+            Phase::Open => self.options.limits.read_ahead.saturating_sub(self.inbox.len()),
+            _ => 0,
+        }
+    }
+}
+
+impl Reactor {
+    pub(super) fn settle_reading(&mut self, id: Id) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        let (wants_input, is_open) = (link.wants_input(), link.phase == Phase::Open);
+        if !wants_input {
+            link.careful = link.options.limits.careful;
+        }
+        match link.reading {
+            Reading::Armed if wants_input => {}
+            Reading::Idle if link.careful == 0 && wants_input => self.receive(id),
+            Reading::Idle if link.input_room() > 0 => {
+                // Who receives one time has to stand in line again.
+                let starved = &mut self.starved[self.driver.group(id.token(Kind::Receive)) as usize];
+                if starved.is_empty() {
+                    return self.receive(id);
+                }
+                link.reading = Reading::Starved;
+                starved.push_back(id);
+            }
+            Reading::Idle if is_open => {
+                link.inbox.fit();
+                // A send tells of a reset as well.
+                if link.pending_output() == 0 {
+                    self.driver.submit(id.token(Kind::Receive), Op::Watch { socket: link.descriptor() });
+                    link.reading = Reading::Watching;
+                    self.unsubmitted = true;
+                }
+            }
+            // A receive that ends by itself goes on during a pause.
+            Reading::Once if wants_input || is_open => {}
+            Reading::Watching if !wants_input && is_open => {}
+            Reading::Armed | Reading::Once | Reading::Watching => {
+                self.driver.cancel(id.token(Kind::Receive), link.descriptor());
+                link.reading = Reading::Cancelling;
+                self.unsubmitted = true;
+            }
+            Reading::Idle | Reading::Cancelling | Reading::Starved | Reading::Ended => {}
+        }
+    }
+
+    /// Arms the receive of a connection that has none and wants one.
+    fn receive(&mut self, id: Id) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        let room = link.input_room();
+        let once = (link.careful > 0 || room < usize::MAX).then_some(room);
+        self.driver.submit(id.token(Kind::Receive), Op::Receive { socket: link.descriptor(), once });
+        link.reading = if once.is_some() { Reading::Once } else { Reading::Armed };
+        self.unsubmitted = true;
+    }
+
+    pub(super) fn feed_starved(&mut self) {
+        for group in BufferGroup::ALL {
+            self.feed_starved_of(group);
+        }
+    }
+
+    fn feed_starved_of(&mut self, group: BufferGroup) {
+        // No more than there are buffers for, or most would come back empty-handed.
+        let mut free = self.driver.free_buffers(group);
+        while free > 0 {
+            let Some(id) = self.starved[group as usize].pop_front() else { break };
+            if let Some(Connection { link, .. }) = self.connections.get_mut(id)
+                && link.reading == Reading::Starved
+            {
+                link.reading = Reading::Idle;
+                if link.input_room() > 0 {
+                    let outer = self.settling.replace(id);
+                    self.receive(id);
+                    self.settling = outer;
+                    free -= 1;
+                }
+                self.settle(id);
+            }
+        }
+    }
+}
