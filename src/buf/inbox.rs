@@ -10,6 +10,9 @@ const FIRST_STEP: usize = 256;
 /// Room that is made for a frame on the strength of its announced length alone.
 const MOST_RESERVED: usize = 1 << 20;
 
+/// Memory that what is kept for a while may leave unused. Not nothing, or short waits would have each one allocate anew.
+const MOST_UNUSED: usize = 256 << 10;
+
 /// A connection's spill: the beginning of a frame whose end has not arrived.
 ///
 /// Bytes are offered to the handler where the kernel put them. Only what is left over is copied here, and when more
@@ -104,9 +107,9 @@ impl Inbox {
         self.start = 0;
     }
 
-    /// Holds no more memory than what is kept needs, for nothing is expected behind it.
+    /// Holds not much more memory than what is kept needs, for nothing is expected behind it for a while.
     pub(crate) fn fit(&mut self) {
-        if self.spill.capacity() - self.len() > self.len() / 4 {
+        if self.spill.capacity() - self.len() > MOST_UNUSED {
             self.spill.drain(..self.start);
             self.start = 0;
             self.spill.shrink_to_fit();
@@ -245,6 +248,18 @@ mod tests {
             Offered { consumed: bytes.len(), wanted: 0, stop: false }
         });
         assert!(inbox.is_empty());
+    }
+
+    #[test]
+    fn what_is_kept_for_a_while_holds_little_more_than_it_needs() {
+        let (mut inbox, mut spare) = (Inbox::default(), Spare::new(16 << 20));
+        spare.give(Vec::with_capacity(1 << 20));
+        inbox.keep(&[7; 200 << 10], &mut spare);
+        assert!(inbox.spill.capacity() >= 1 << 20, "it took what there was");
+        inbox.offer_again(&mut spare, |_, _| Offered { consumed: 100 << 10, wanted: 0, stop: true });
+        inbox.fit();
+        assert_eq!(inbox.bytes(), [7; 100 << 10]);
+        assert!(inbox.spill.capacity() <= inbox.len() + MOST_UNUSED, "{}", inbox.spill.capacity());
     }
 
     /// No connection that waits for more should hold this.
