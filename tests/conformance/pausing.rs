@@ -52,7 +52,7 @@ fn narrow(stage: &Stage, recorder: Recorder) -> (Server, Peer) {
 fn fill(peer: &Peer, bytes: &[u8]) -> usize {
     peer.0.set_nonblocking(true).unwrap();
     let (mut written, mut refused) = (0, 0);
-    while refused < 50 {
+    while refused < 50 && written < bytes.len() {
         match (&peer.0).write(&bytes[written..]) {
             Ok(n) => (written, refused) = (written + n, 0),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {

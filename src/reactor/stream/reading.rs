@@ -24,13 +24,13 @@ pub(in crate::reactor) enum Reading {
 }
 
 impl Link {
-    /// Whether the handler is not to be shown more for now, by its own will or because its output waits. When output was written since
-    /// the last [check](Self::check_output), that counts.
+    /// Whether the handler that was just called is to be shown no more for now, by its own will or because its output waits, which
+    /// [`check_output`](Self::check_output) has not looked at yet.
     #[cold]
     pub(in crate::reactor) fn is_held_back(&self) -> bool {
         let limits = &self.options.limits;
         let own = self.pending_output() - self.marks.foreign();
-        self.paused || self.throttled || limits.throttles && own > limits.output_soft
+        self.paused || limits.throttles && own > limits.output_soft
     }
 
     /// Whether the receive should be armed for more than to read ahead.
