@@ -486,6 +486,27 @@ mod tests {
     }
 
     #[test]
+    fn a_run_skips_items_and_drops_them_once() {
+        for skipped in 0..10 {
+            let items: Vec<Rc<usize>> = (0..8).map(Rc::new).collect();
+            let (mut writer, mut reader) = lane(8, None);
+            for item in &items {
+                write(&mut writer, Rc::clone(item), 0).unwrap();
+            }
+            let (mut rest, mut alive) = (Vec::new(), 0);
+            reader.drain_runs(8, &mut |mut run| {
+                rest.extend(run.nth(skipped));
+                alive = items.iter().filter(|item| Rc::strong_count(item) > 1).count();
+                rest.extend(run);
+            });
+            assert_eq!(rest.iter().map(|item| **item).collect::<Vec<_>>(), (skipped..8).collect::<Vec<_>>());
+            assert_eq!(alive, 8_usize.saturating_sub(skipped), "those before it are dropped");
+            drop(rest);
+            assert!(items.iter().all(|item| Rc::strong_count(item) == 1));
+        }
+    }
+
+    #[test]
     fn a_run_drops_the_rest_of_its_items() {
         let item = Rc::new(());
         let (mut writer, mut reader) = lane(8, None);

@@ -61,6 +61,19 @@ impl<T> Iterator for Run<'_, T> {
     fn size_hint(&self) -> (usize, Option<usize>) {
         (self.length, Some(self.length))
     }
+
+    /// Drops those before it all at once, which is nothing to do where items need no drop.
+    #[inline]
+    fn nth(&mut self, n: usize) -> Option<T> {
+        let skipped = n.min(self.length);
+        let first = self.first;
+        self.length -= skipped;
+        // SAFETY: there are `skipped` items from `first` on, so this is at most the end of the slots.
+        self.first = unsafe { first.add(skipped) };
+        // SAFETY: initialised, owned by this run, and from here on outside of it, also if a drop panics.
+        unsafe { ptr::slice_from_raw_parts_mut(first.as_ptr(), skipped).drop_in_place() };
+        self.next()
+    }
 }
 
 impl<T> ExactSizeIterator for Run<'_, T> {}

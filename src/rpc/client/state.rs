@@ -279,10 +279,17 @@ fn lost(sent: bool, cause: Cause) -> CallError {
 }
 
 impl<Res> Drop for Promise<Res> {
+    #[inline]
     fn drop(&mut self) {
+        // Of most there is nobody: those of pushes.
         if let Some(state) = self.0.take() {
-            let closed = || Cause::new(io::ErrorKind::NotConnected, "the client was closed");
-            state.resolve(|sent| Err(lost(sent, closed())));
+            abandon(&state);
         }
     }
+}
+
+#[cold]
+fn abandon<Res>(state: &CallState<Res>) {
+    let closed = || Cause::new(io::ErrorKind::NotConnected, "the client was closed");
+    state.resolve(|sent| Err(lost(sent, closed())));
 }
