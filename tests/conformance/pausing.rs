@@ -304,9 +304,9 @@ fn who_pauses_often_is_read_one_buffer_at_a_time(ground: &Ground) {
         held(&stage)
     };
     for pause in 0..PAUSES {
+        wait_until("it has read ahead", || held(&stage) >= READ_AHEAD_BYTES);
         let held = settled();
         assert!(held <= READ_AHEAD_BYTES + BUFFER || pause == 0, "{held} bytes are held in pause {pause}");
-        assert!(held >= READ_AHEAD_BYTES, "{held} bytes are held in pause {pause}");
         let before = pauses.load(Ordering::Relaxed);
         handle.resume_reading().unwrap();
         wait_until("it pauses again", || pauses.load(Ordering::Relaxed) > before);
