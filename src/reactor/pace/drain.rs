@@ -10,6 +10,9 @@ use crate::reactor::stream::handler::CloseReason;
 use crate::reactor::table::Id;
 use std::time::{Duration, Instant};
 
+/// Turns that there are behind the end of a drain, for what was handed over. Not without bound, for it may hand itself over again.
+const LAST_TURNS: u32 = 64;
+
 impl Reactor {
     /// Begins to stop: listeners close, and each handler's [`on_shutdown`](crate::reactor::Handler::on_shutdown) is called. What has
     /// not finished within `grace` is cut off. Go on with [`turn`](Self::turn) until [`is_drained`](Self::is_drained).
@@ -59,9 +62,17 @@ impl Reactor {
         self.run_until_drained()
     }
 
-    /// Turns until a drain, begun here or by a command, has ended.
+    /// Turns until a drain, begun here or by a command, has ended. What was handed over before that is still done: it may be a
+    /// connection that another reactor accepted.
     pub(crate) fn run_until_drained(&mut self) -> Result<()> {
-        while !self.is_drained() {
+        let mut last_turns = LAST_TURNS;
+        loop {
+            if self.is_drained() {
+                if last_turns == 0 || self.shared.mailbox.close_if_empty() {
+                    break;
+                }
+                last_turns -= 1;
+            }
             let limit = self.drain_deadline.map(|deadline| deadline + REAP_TIMEOUT);
             let left = limit.map(|limit| limit.saturating_duration_since(self.driver.now()));
             if left == Some(Duration::ZERO) {

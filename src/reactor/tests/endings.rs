@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::{CONNECT_TIMEOUT, FLUSH_TIMEOUT};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Writes so much and closes.
 struct Writer {
@@ -161,4 +162,29 @@ fn a_wait_that_fails_is_told_and_nothing_is_kept() {
         drop(reactor);
         assert!(fates.iter().all(|fate| fate.borrow().closed.len() <= 1));
     });
+}
+
+/// Hands itself over again so many times.
+fn again(handle: ReactorHandle, times: usize, done: Arc<AtomicUsize>) {
+    let next = handle.clone();
+    let action = move |_: &mut Reactor| {
+        done.fetch_add(1, Ordering::Relaxed);
+        if times > 1 {
+            again(next, times - 1, done);
+        }
+    };
+    // Once the reactor has ended nobody takes it.
+    let _ = handle.run(action);
+}
+
+#[test]
+fn what_was_handed_over_before_the_end_is_done_and_the_end_comes() {
+    for (times, most) in [(1, 1), (5, 5), (usize::MAX, 1000)] {
+        let (mut reactor, _world) = prompt_reactor(1, 100);
+        let done = Arc::<AtomicUsize>::default();
+        again(reactor.handle(), times, done.clone());
+        reactor.drain(Duration::from_secs(3600)).unwrap();
+        let done = done.load(Ordering::Relaxed);
+        assert!(done == times || times > most && (5..most).contains(&done), "{done} of {times}");
+    }
 }

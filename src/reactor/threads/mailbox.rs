@@ -67,6 +67,11 @@ impl Mailbox {
         self.queue.awake();
     }
 
+    /// Refuses commands from now on, unless there are some to be run first.
+    pub(crate) fn close_if_empty(&self) -> bool {
+        self.queue.close_if_empty()
+    }
+
     /// Refuses commands from now on and drops those that came too late.
     pub(crate) fn close(&self) {
         // Behind the lock: what is dropped may have something to post.

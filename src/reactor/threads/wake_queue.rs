@@ -113,6 +113,13 @@ impl<T> WakeQueue<T> {
         std::mem::take(&mut queue.items)
     }
 
+    /// Refuses items from now on, unless there are some to be taken first.
+    pub(crate) fn close_if_empty(&self) -> bool {
+        let mut queue = self.lock();
+        queue.open &= !queue.items.is_empty();
+        !queue.open
+    }
+
     /// Signals, and signals saved because the reader was awake.
     pub(crate) fn signals(&self) -> (u64, u64) {
         let queue = self.lock();
