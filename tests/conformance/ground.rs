@@ -314,6 +314,15 @@ impl Peer {
             other => panic!("expected the end of the stream, got {other:?}"),
         }
     }
+
+    /// Is turned away as soon as it is accepted, which may be before it has heard that it was connected.
+    #[track_caller]
+    pub(crate) fn is_refused_at(address: &Address) {
+        match Peer::try_connect(address) {
+            Ok(peer) => peer.sees_the_end(),
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
+        }
+    }
 }
 
 fn domain(address: &Address) -> Domain {

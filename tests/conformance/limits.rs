@@ -27,8 +27,8 @@ fn who_is_too_many_is_refused_until_somebody_leaves(ground: &Ground) {
         let peers: Vec<Peer> = (0..MOST).map(|_| Peer::connect(server.local_addr())).collect();
         peers.iter().for_each(served);
         assert_eq!(server.connections(), MOST);
-        Peer::connect(server.local_addr()).sees_the_end();
-        Peer::connect(server.local_addr()).sees_the_end();
+        Peer::is_refused_at(server.local_addr());
+        Peer::is_refused_at(server.local_addr());
         peers.iter().for_each(served);
         assert_eq!(stage.metrics().connections_refused, 2 * round);
         drop(peers);

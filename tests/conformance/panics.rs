@@ -151,7 +151,7 @@ fn in_the_factory(ground: &Ground) {
             }
             Echo
         });
-        Peer::connect(server.local_addr()).sees_the_end();
+        Peer::is_refused_at(server.local_addr());
         for _ in 0..6 {
             let peer = Peer::connect(server.local_addr());
             peer.send(b"served");
