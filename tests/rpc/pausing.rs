@@ -2,7 +2,7 @@
 
 use super::support::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 use trochus::Runtime;
@@ -43,6 +43,36 @@ fn a_caller_has_the_very_next_response_wait() {
             assert_eq!(count.load(Ordering::SeqCst), 100 * round);
             client.resume_responses();
         }
+        client.close().unwrap();
+        assert_eq!(count.load(Ordering::SeqCst), 1050);
+    });
+}
+
+/// Has each response wait, and wants it before it could.
+struct Wavers {
+    count: Arc<AtomicUsize>,
+    client: Arc<OnceLock<Client<Int32>>>,
+}
+
+impl Caller<Int32> for Wavers {
+    fn on_response(&mut self, requests: &mut Requests<'_, Int32>, _response: i32) {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        if let Some(client) = self.client.get() {
+            requests.pause_responses();
+            client.resume_responses();
+        }
+    }
+}
+
+#[test]
+fn who_wants_responses_again_before_they_wait_gets_them() {
+    on_each_backend(|runtime| {
+        let server = Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(n)).unwrap();
+        let wavers = Wavers { count: Arc::default(), client: Arc::default() };
+        let (count, own) = (wavers.count.clone(), wavers.client.clone());
+        let client = Client::builder(Int32).caller(wavers).connect(runtime, server.local_addr()).unwrap();
+        own.set(client.clone()).unwrap();
+        client.push_all(0..1050).unwrap();
         client.close().unwrap();
         assert_eq!(count.load(Ordering::SeqCst), 1050);
     });

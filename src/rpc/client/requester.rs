@@ -165,9 +165,10 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
 
     // Responses in.
 
-    /// Hands the responses out that have arrived: how many bytes they were, and how many there must be for the next one.
-    fn receive(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> Result<(usize, usize), Cause> {
-        let Some(engine) = &mut self.engine else { return Ok((bytes.len(), 0)) };
+    /// Hands the responses out that have arrived: how many bytes they were, and how many there must be for the next one; `None` if
+    /// that is there, and has to wait.
+    fn receive(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> Result<(usize, Option<usize>), Cause> {
+        let Some(engine) = &mut self.engine else { return Ok((bytes.len(), Some(0))) };
         let (room, limit) = (engine.options.room(io.pending()), engine.options.input_limit());
         let (codec, expected, accepts) = (&mut self.requests, &mut self.expected, !self.finishing);
         let mut requests = Requests::<P>::new(codec, expected, io.out(), room, accepts, &engine.target);
@@ -223,7 +224,7 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
         };
         let held = requests.held();
         if !held.is_empty() {
-            return Ok((bytes.len() - held.len(), 0));
+            return Ok((bytes.len() - held.len(), None));
         }
         if wanted > limit {
             let text = format!(
@@ -231,7 +232,7 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
             );
             return Err(Cause::new(ErrorKind::InvalidData, text));
         }
-        Ok((bytes.len() - requests.input.len(), wanted))
+        Ok((bytes.len() - requests.input.len(), Some(wanted)))
     }
 
     /// No response will come any more.
@@ -279,10 +280,11 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
             Ok((consumed, wanted)) => {
                 self.proved |= consumed > 0;
                 self.mid_response = consumed < bytes.len();
-                if self.engine.as_ref().is_some_and(|engine| engine.target.pauses()) {
-                    io.pause_reading();
-                } else {
-                    io.expect(wanted);
+                let pauses = self.engine.as_ref().is_some_and(|engine| engine.target.pauses());
+                match wanted {
+                    Some(wanted) if !pauses => io.expect(wanted),
+                    // Also if they are wanted again by now: the notification of that shows what waits.
+                    _ => io.pause_reading(),
                 }
                 if self.finishing {
                     self.finish_if_done(io);
