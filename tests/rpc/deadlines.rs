@@ -1,6 +1,9 @@
 //! Calls with deadlines, and calls that are given up.
 
 use super::support::*;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::{Context, Waker};
 use std::time::Duration;
 use trochus::Runtime;
 use trochus::codec::{Int32, Matching, Protocol};
@@ -159,6 +162,50 @@ fn closing_does_not_wait_for_calls_that_were_given_up() {
                 drop(call);
                 closing.close().unwrap();
             }
+        }
+    });
+}
+
+#[test]
+fn an_earlier_deadline_does_not_wait_for_a_later_one() {
+    on_each_backend(|runtime| {
+        let (service, kept) = keeper();
+        let server = Server::bind(runtime, "127.0.0.1:0", Int32.by_id(), service).unwrap();
+        let client = Client::connect(runtime, server.local_addr(), Int32.by_id()).unwrap();
+        let mut late = pin!(client.call(1).timeout(HOUR));
+        let looks = |call: Pin<&mut Call<i32, i32>>| call.poll(&mut Context::from_waker(Waker::noop()));
+        assert!(looks(late.as_mut()).is_pending());
+        // Only the reactor knows of its deadline: no thread waits for it.
+        for n in 2..5 {
+            let early = block_on(client.call(n).timeout(SOON));
+            assert!(matches!(early, Err(CallError::TimedOut { .. })), "{early:?}");
+        }
+        assert!(looks(late.as_mut()).is_pending());
+        let (_, reply) = next(&kept);
+        reply.send(11);
+        assert_eq!(block_on(late).unwrap(), 11);
+    });
+}
+
+#[test]
+fn by_id_a_call_that_timed_out_makes_room_for_another() {
+    on_each_backend(|runtime| {
+        let (service, kept) = keeper();
+        let server = Server::bind(runtime, "127.0.0.1:0", Int32.by_id(), service).unwrap();
+        let options = ClientOptions::new().calls_in_flight(1);
+        let client =
+            Client::connect_with(runtime, &options, server.local_addr(), Int32.by_id(), drop).unwrap();
+        let mut replies = Vec::new();
+        for n in 0..3 {
+            let mut call = pin!(client.call(n).timeout(SOON));
+            // It has been sent, and the next one waits for its place.
+            replies.push(next(&kept));
+            let waiting = client.call(10 + n);
+            assert!(matches!(block_on(call.as_mut()), Err(CallError::TimedOut { sent: true })));
+            let (request, reply) = next(&kept);
+            assert_eq!(request, 10 + n);
+            reply.send(request);
+            assert_eq!(waiting.wait().unwrap(), request);
         }
     });
 }

@@ -1,7 +1,7 @@
 //! The order of what one thread asks for.
 
 use super::support::*;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use trochus::codec::{Int32, Protocol};
 use trochus::reactor::StreamOptions;
@@ -126,4 +126,40 @@ fn many_callers_do_not_starve_a_producer() {
         let last = noted.iter().rposition(|n| *n < 0).unwrap();
         assert!(last < 50_000, "the last pushed request was number {last} of {}", noted.len());
     });
+}
+
+#[test]
+fn who_was_admitted_behind_a_full_lane_is_answered_though_the_client_closes() {
+    on_each_backend(|runtime| {
+        let options = ClientOptions::new().lane(8).batch(8);
+        let server =
+            Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply: Reply<i32>| reply.send(n)).unwrap();
+        for behind in 1..12 {
+            let client = Client::connect_with(runtime, &options, server.local_addr(), Int32, drop).unwrap();
+            assert_eq!(client.call(0).wait().unwrap(), 0);
+            let release = hold_all(runtime);
+            let calls: Vec<_> = (0..8 + behind).map(|n| client.call(n)).collect();
+            client.stop_accepting();
+            drop(release);
+            for (n, call) in (0..).zip(calls) {
+                assert_eq!(call.wait().unwrap(), n, "{behind} behind the lane");
+            }
+            client.close().unwrap();
+        }
+    });
+}
+
+/// Keeps all reactors from doing anything until this is dropped.
+fn hold_all(runtime: &trochus::Runtime) -> Vec<mpsc::Sender<()>> {
+    let hold = |index| {
+        let ((release, released), (tell, held)) = (mpsc::channel::<()>(), mpsc::channel());
+        let hold = move |_: &mut trochus::Reactor| {
+            tell.send(()).unwrap();
+            let _ = released.recv();
+        };
+        runtime.reactor(index).run(hold).unwrap();
+        held.recv_timeout(PATIENCE).unwrap();
+        release
+    };
+    (0..runtime.reactors()).map(hold).collect()
 }

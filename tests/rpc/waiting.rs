@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 use trochus::Runtime;
 use trochus::codec::Int32;
-use trochus::rpc::{Client, ClientOptions, Server};
+use trochus::rpc::{CallError, Client, ClientOptions, Reconnect, Server};
 
 /// Counts how often it was woken; one for each task.
 #[derive(Default)]
@@ -209,5 +209,66 @@ fn pushes_that_wait_get_their_request_back_when_the_client_ends() {
         assert_eq!(client.take_unsent().len(), end.unsent());
         sending.join().unwrap().unwrap();
         assert!(!told.recv_timeout(PATIENCE).unwrap().unwrap_err().may_have_been_executed());
+    });
+}
+
+#[test]
+fn without_a_connection_everybody_who_waits_for_room_hears_of_the_end() {
+    on_each_backend(|runtime| {
+        let (closed, nobody) = listen();
+        drop(closed);
+        let client = Client::builder(Int32)
+            .options(ClientOptions::new().lane(1))
+            .reconnect(Reconnect::forever().first_delay(HOUR));
+        let client = client.connect_lazy(runtime, &nobody).unwrap();
+        let _calls: Vec<_> = (0..10).map(|n| client.call(n)).collect();
+        let (tell, told) = mpsc::channel();
+        for n in 0..1000 {
+            let tell = tell.clone();
+            client.when_room(move || tell.send(n).unwrap());
+        }
+        client.abort();
+        let order: Vec<i32> = (0..1000).map(|_| told.recv_timeout(PATIENCE).unwrap()).collect();
+        assert!(order.into_iter().eq(0..1000));
+    });
+}
+
+/// Says when it is dropped.
+struct Request(Arc<AtomicUsize>);
+
+impl AsRef<[u8]> for Request {
+    fn as_ref(&self) -> &[u8] {
+        b"request"
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn who_gives_up_waiting_takes_the_request_along() {
+    on_each_backend(|runtime| {
+        let (closed, nobody) = listen();
+        drop(closed);
+        let protocol = trochus::codec::LengthDelimited::new();
+        let builder = Client::builder(protocol)
+            .options(ClientOptions::new().lane(1))
+            .call_timeout(Duration::from_millis(20));
+        let builder = builder.reconnect(Reconnect::forever().first_delay(HOUR));
+        let client = builder.connect_lazy(runtime, &nobody).unwrap();
+        let dropped = Arc::<AtomicUsize>::default();
+        let request = || bytes::Bytes::from_owner(Request(dropped.clone()));
+        // They fill the lane, and the waiting room is in use.
+        let _calls: Vec<_> = (0..10).map(|_| client.call(request())).collect();
+        let before = dropped.load(Ordering::SeqCst);
+        let (tell, told) = mpsc::channel();
+        client.send(request(), move |outcome| tell.send(outcome).unwrap()).unwrap();
+        let outcome = told.recv_timeout(PATIENCE).unwrap();
+        assert!(matches!(outcome, Err(CallError::TimedOut { sent: false })), "{outcome:?}");
+        assert_eq!(dropped.load(Ordering::SeqCst), before + 1);
+        client.abort();
     });
 }

@@ -328,6 +328,7 @@ pub(in crate::rpc) fn streamed_id<C: Correlation>() -> C::Id {
 mod tests {
     use super::*;
     use crate::codec::{ById, Decode, DecodeError, Decoded, Encode, EncodeError, Tagged};
+    use crate::rpc::client::state::CallState;
 
     /// Ids of 32 bits, as many protocols have them; and what JavaScript can count.
     #[derive(Clone, Copy, Debug)]
@@ -387,5 +388,24 @@ mod tests {
         numbers_fit::<Narrow<{ (1 << 53) - 1 }>>((1 << 32) - 3);
         numbers_fit::<Narrow<{ (1 << 44) - 1 }>>((1 << 32) - 3);
         numbers_fit::<Narrow<{ u32::MAX as u64 }>>((1 << 20) - 3);
+    }
+
+    #[test]
+    fn calls_come_back_in_the_order_in_which_they_were_sent_if_anybody_waits() {
+        // The numbers go round once between them.
+        let numbers = Numbers::of::<ById>();
+        let mut expected = Expected::<u32, u32>::of::<ById>(numbers.max >> numbers.key_bits);
+        let states: Vec<_> = (0..6).map(|_| CallState::<u32>::new(None)).collect();
+        let call =
+            |n: u32| InFlight { promise: Promise::of(&states[n as usize]), kept: (n != 4).then_some((n, 1)) };
+        let first = expected.next_call_id();
+        (0..3).for_each(|n| expected.call(call(n)));
+        // An entry that is used again lies before older ones.
+        assert!(expected.forget(first).is_some());
+        (3..6).for_each(|n| expected.call(call(n)));
+        states[2].give_up();
+        let back = expected.take_back(&Cause::new(std::io::ErrorKind::UnexpectedEof, "it ended"));
+        assert_eq!(back.iter().map(|pending| pending.request).collect::<Vec<_>>(), [1, 3, 5]);
+        assert!(matches!(states[4].take(None), Some(Err(CallError::NotSent(_)))), "it was not kept");
     }
 }
