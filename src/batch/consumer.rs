@@ -260,7 +260,7 @@ impl<T> Consumer<T> {
     pub fn prepare_sleep(&mut self) {
         self.came_back();
         // A closure that panicked in `drain` may have left somebody waiting.
-        self.shared.space_freed(self.lanes.iter().map(Reader::lane));
+        self.space_freed();
         self.shared.counters.sleep();
         self.shared.gate.arm(ASLEEP);
     }
@@ -351,9 +351,13 @@ impl<T> Consumer<T> {
             self.lanes.retain(|lane| !lane.is_exhausted());
         }
         if left < max {
-            self.shared.space_freed(self.lanes.iter().map(Reader::lane));
+            self.space_freed();
         }
         max - left
+    }
+
+    fn space_freed(&self) {
+        self.shared.space_freed(self.seen, self.lanes.iter().map(Reader::lane));
     }
 
     /// Whether there is anything to do: items, or enough of them for one who lingers; a lane to give back, or an event.

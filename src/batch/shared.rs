@@ -166,8 +166,8 @@ impl<T> Shared<T> {
 
     // The consumer's side.
 
-    /// After items were taken: wakes those for whom there is space again.
-    pub(crate) fn space_freed<'a>(&self, lanes: impl Iterator<Item = &'a Lane<T>>)
+    /// After items were taken: wakes those for whom there is space again in these lanes, which are all that were adopted by then.
+    pub(crate) fn space_freed<'a>(&self, seen: usize, lanes: impl Iterator<Item = &'a Lane<T>>)
     where
         T: 'a,
     {
@@ -177,7 +177,8 @@ impl<T> Shared<T> {
         }
         // Cleared first: who queues from here on sets it again.
         self.space_wanted.swap(false, Ordering::AcqRel);
-        let mut wanted = false;
+        // Who waits at a lane that came in between is looked for once that is among them.
+        let mut wanted = self.has_arrivals(seen);
         for lane in lanes.filter(|lane| !lane.waiters.is_empty()) {
             if lane.is_roomy() {
                 lane.waiters.wake_one();

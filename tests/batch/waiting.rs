@@ -217,6 +217,33 @@ fn a_panic_while_draining_leaves_nobody_waiting() {
     });
 }
 
+/// Who waits at a lane that came while the consumer was at the others is not forgotten.
+#[test]
+fn who_waits_at_a_lane_that_has_just_come_is_woken() {
+    in_time(|| {
+        for sleeps_first in [false, true] {
+            let (batcher, mut consumer) = Batcher::builder().lane(1).build();
+            batcher.producer().push(1).unwrap();
+            let woken = Arc::<Woken>::default();
+            let mut waiting = None;
+            consumer.drain(9, |_| {
+                batcher.push(2).unwrap(); // makes the lane of this thread
+                let mut push = batcher.push_async(3);
+                assert!(poll(&mut push, &woken).is_pending());
+                waiting = Some(push);
+            });
+            if sleeps_first {
+                consumer.prepare_sleep();
+                assert!(consumer.is_ready());
+                consumer.cancel_sleep();
+            }
+            consumer.drain(9, |item| assert_eq!(item, 2));
+            assert!(woken.0.load(Ordering::SeqCst));
+            assert_eq!(poll(&mut waiting.unwrap(), &woken), Poll::Ready(Ok(())));
+        }
+    });
+}
+
 // When a batch leaves.
 
 /// The clock starts with the oldest item, not when the consumer first looks.
