@@ -184,12 +184,12 @@ impl<T> Batcher<T> {
         (Arc::clone(&self.shared), self.shards.lane(shard, &self.shared))
     }
 
-    #[cold]
     /// As [`push`](Self::push), but [`Full`](PushError::Full) if there is no space until then.
     pub(crate) fn push_until(&self, item: T, deadline: Option<Instant>) -> Result<(), PushError<T>> {
         self.push_async(item).wait_until(deadline)
     }
 
+    #[cold]
     fn push_slow(&self, item: T) -> Result<(), PushError<T>> {
         self.push_async(item).wait()
     }

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 use trochus::batch::PushError;
 use trochus::codec::Int32;
-use trochus::rpc::{CallError, Client, ClientOptions, Reply, Server};
+use trochus::rpc::{CallError, Client, ClientOptions, ClientState, Pool, Reply, Server};
 use trochus::{Error, Runtime};
 
 /// Does something on a reactor of a runtime, and waits for what it returns.
@@ -15,19 +15,6 @@ fn on_reactor<T: Send + 'static>(runtime: &Runtime, action: impl FnOnce() -> T +
     let (tell, told) = mpsc::channel();
     runtime.reactor(0).run(move |_| drop(tell.send(action()))).unwrap();
     told.recv_timeout(PATIENCE).expect("it does not wait there")
-}
-
-/// Keeps a reactor of a runtime from doing anything until what this returns is dropped.
-fn stop(runtime: &Runtime) -> mpsc::Sender<()> {
-    let (free, stuck) = mpsc::channel::<()>();
-    let (tell, told) = mpsc::channel();
-    let wait = move |_: &mut trochus::Reactor| {
-        tell.send(()).unwrap();
-        assert!(stuck.recv().is_err());
-    };
-    runtime.reactor(0).run(wait).unwrap();
-    told.recv_timeout(PATIENCE).unwrap();
-    free
 }
 
 #[test]
@@ -80,6 +67,37 @@ fn every_call_that_waits_is_an_error_there_and_names_another() {
 }
 
 #[test]
+fn a_pool_does_not_wait_there_either() {
+    on_each_backend(|runtime| {
+        let (service, kept) = keeper();
+        let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+        let options = ClientOptions::new().reactor(0);
+        let pool = Pool::builder(Int32).options(options.clone());
+        let pool = pool.connect_lazy(runtime, [server.local_addr()]).unwrap();
+        eventually("it is connected", || pool.state() == ClientState::Connected);
+        let (closed, nobody) = listen();
+        drop(closed);
+        let alone = Pool::builder(Int32).options(options).connect_lazy(runtime, [nobody]).unwrap();
+        for pool in [&pool, &alone] {
+            let theirs = pool.clone();
+            let error = on_reactor(runtime, move || theirs.call(1).wait()).unwrap_err();
+            assert!(matches!(error, CallError::OnReactorThread { .. }), "{error}");
+        }
+        drop(kept);
+        for pool in [pool, alone] {
+            let theirs = pool.clone();
+            let error = on_reactor(runtime, move || theirs.close()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Deadlock);
+            assert!(matches!(pool.try_call(2), Err(PushError::Closed(2))));
+            let _ = pool.close();
+            // Twice is as good.
+            let _ = pool.close();
+            assert_eq!(pool.state(), ClientState::Closed);
+        }
+    });
+}
+
+#[test]
 fn connecting_there_does_not_wait() {
     on_each_backend(|runtime| {
         let server = Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(n)).unwrap();
@@ -119,7 +137,7 @@ fn a_deadline_holds_while_the_reactor_does_something_else() {
         let server = Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(n)).unwrap();
         let options = ClientOptions::new().reactor(0).call_timeout(Duration::from_millis(20)).lane(1);
         let client = Client::connect_with(runtime, &options, server.local_addr(), Int32, drop).unwrap();
-        let free = stop(runtime);
+        let free = hold(runtime, 0);
         for call in [client.call(1), client.call(2).timeout(Duration::from_millis(1)), client.call(3)] {
             let error = call.wait().unwrap_err();
             assert!(matches!(error, CallError::TimedOut { sent: false }), "{error}");
@@ -141,7 +159,7 @@ fn a_future_whose_deadline_has_passed_knows_it_when_it_is_polled() {
         let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
         let options = ClientOptions::new().reactor(0);
         let client = Client::connect_with(runtime, &options, server.local_addr(), Int32, drop).unwrap();
-        let free = stop(runtime);
+        let free = hold(runtime, 0);
         let mut call = std::pin::pin!(client.call(1).timeout(Duration::from_millis(5)));
         std::thread::sleep(Duration::from_millis(10));
         let polled = call.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));

@@ -1,7 +1,7 @@
 //! The order of what one thread asks for.
 
 use super::support::*;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use trochus::codec::{Int32, Protocol};
 use trochus::reactor::StreamOptions;
@@ -137,7 +137,7 @@ fn who_was_admitted_behind_a_full_lane_is_answered_though_the_client_closes() {
         for behind in 1..12 {
             let client = Client::connect_with(runtime, &options, server.local_addr(), Int32, drop).unwrap();
             assert_eq!(client.call(0).wait().unwrap(), 0);
-            let release = hold_all(runtime);
+            let release: Vec<_> = (0..runtime.reactors()).map(|index| hold(runtime, index)).collect();
             let calls: Vec<_> = (0..8 + behind).map(|n| client.call(n)).collect();
             client.stop_accepting();
             drop(release);
@@ -147,19 +147,4 @@ fn who_was_admitted_behind_a_full_lane_is_answered_though_the_client_closes() {
             client.close().unwrap();
         }
     });
-}
-
-/// Keeps all reactors from doing anything until this is dropped.
-fn hold_all(runtime: &trochus::Runtime) -> Vec<mpsc::Sender<()>> {
-    let hold = |index| {
-        let ((release, released), (tell, held)) = (mpsc::channel::<()>(), mpsc::channel());
-        let hold = move |_: &mut trochus::Reactor| {
-            tell.send(()).unwrap();
-            let _ = released.recv();
-        };
-        runtime.reactor(index).run(hold).unwrap();
-        held.recv_timeout(PATIENCE).unwrap();
-        release
-    };
-    (0..runtime.reactors()).map(hold).collect()
 }

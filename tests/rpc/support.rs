@@ -50,6 +50,19 @@ pub(crate) fn runtime(backend: Backend) -> Runtime {
     Runtime::builder().backend(backend).reactors(2).build().unwrap()
 }
 
+/// Keeps a reactor of a runtime from doing anything until what this returns is dropped.
+pub(crate) fn hold(runtime: &Runtime, index: usize) -> mpsc::Sender<()> {
+    let (free, stuck) = mpsc::channel::<()>();
+    let (tell, told) = mpsc::channel();
+    let wait = move |_: &mut trochus::Reactor| {
+        tell.send(()).unwrap();
+        assert!(stuck.recv().is_err());
+    };
+    runtime.reactor(index).run(wait).unwrap();
+    told.recv_timeout(PATIENCE).unwrap();
+    free
+}
+
 /// Waits for something that other threads bring about.
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;

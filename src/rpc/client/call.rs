@@ -1,7 +1,7 @@
 //! One request on its way, as the one who made it sees it.
 
 use super::deadlines::DeadlineKey;
-use super::gate::{Gate, Ticket, give_back};
+use super::gate::{Gate, Ticket, without_promise};
 use super::state::{CallState, Pending, Promise};
 use crate::batch::PushError;
 use crate::rpc::CallError;
@@ -31,11 +31,7 @@ impl<Req: Send + 'static, Res: Send + 'static> Call<Req, Res> {
     pub(in crate::rpc) fn new(gate: Arc<Gate<Req, Res>>, request: Req, timeout: Option<Duration>) -> Self {
         let state = CallState::new(None);
         let ticket = gate.enter(request, Promise::of(&state));
-        let call = Call { state, gate, ticket, deadline: None };
-        match timeout {
-            Some(after) => call.timeout(after),
-            None => call,
-        }
+        Call { state, gate, ticket, deadline: None }.with(timeout)
     }
 
     /// As [`new`](Self::new), if there is room now.
@@ -45,17 +41,14 @@ impl<Req: Send + 'static, Res: Send + 'static> Call<Req, Res> {
         timeout: Option<Duration>,
     ) -> Result<Self, PushError<Req>> {
         let state = CallState::new(None);
-        match gate.try_enter(Pending { request, promise: Promise::of(&state) }) {
-            Ok(()) => {
-                let call = Call { state, gate, ticket: None, deadline: None };
-                Ok(match timeout {
-                    Some(after) => call.timeout(after),
-                    None => call,
-                })
-            }
-            Err(PushError::Full(pending)) => Err(PushError::Full(give_back(pending))),
-            Err(PushError::Failed(pending)) => Err(PushError::Failed(give_back(pending))),
-            Err(refused) => Err(PushError::Closed(give_back(refused.into_item()))),
+        gate.try_enter(Pending { request, promise: Promise::of(&state) }).map_err(without_promise)?;
+        Ok(Call { state, gate, ticket: None, deadline: None }.with(timeout))
+    }
+
+    fn with(self, timeout: Option<Duration>) -> Self {
+        match timeout {
+            Some(after) => self.timeout(after),
+            None => self,
         }
     }
 

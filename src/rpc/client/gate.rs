@@ -132,6 +132,12 @@ impl<Req: Send + 'static, Res: Send + 'static> Gate<Req, Res> {
                 let callback = callback.expect("nobody has called it: the call was never accepted");
                 return Err(SendError { request, callback, full: true });
             }
+            Err(PushError::Full(pending)) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                // It waited at its lane, in vain: it need not send others to the waiting room.
+                state.time_out();
+                drop(pending);
+                return Ok(());
+            }
             Err(PushError::Full(pending)) => {
                 let admitted = Arc::new(Admission::default());
                 match self.wait_with(pending, Some(admitted.clone())) {
@@ -331,15 +337,16 @@ pub(super) fn tell(action: Box<dyn FnOnce() + Send>) {
     }
 }
 
-fn without_promise<Req, Res>(refused: PushError<Pending<Req, Res>>) -> PushError<Req> {
+/// What was not taken goes back to whoever asked for it, who then knows.
+pub(super) fn without_promise<Req, Res>(refused: PushError<Pending<Req, Res>>) -> PushError<Req> {
     match refused {
-        PushError::Full(pending) => PushError::Full(pending.request),
-        PushError::Failed(pending) => PushError::Failed(pending.request),
-        refused => PushError::Closed(refused.into_item().request),
+        PushError::Full(pending) => PushError::Full(give_back(pending)),
+        PushError::Failed(pending) => PushError::Failed(give_back(pending)),
+        refused => PushError::Closed(give_back(refused.into_item())),
     }
 }
 
-pub(in crate::rpc) fn give_back<Req, Res>(pending: Pending<Req, Res>) -> Req {
+fn give_back<Req, Res>(pending: Pending<Req, Res>) -> Req {
     pending.promise.dissolve();
     pending.request
 }

@@ -168,12 +168,12 @@ impl<Res> CallState<Res> {
         let mut inner = self.inner.lock();
         let outcome = std::mem::replace(&mut inner.outcome, Outcome::Over);
         let (waker, sent) = (inner.waker.take(), inner.sent);
-        let is_over = matches!(outcome, Outcome::Pending);
-        let ended = if is_over { inner.ends("cancelled") } else { Ended(None) };
+        let was_pending = matches!(outcome, Outcome::Pending);
+        let ended = if was_pending { inner.ends("cancelled") } else { Ended(None) };
         drop(inner);
         drop(waker);
         ended.tell();
-        matches!(outcome, Outcome::Pending).then_some(sent)
+        was_pending.then_some(sent)
     }
 }
 

@@ -7,7 +7,8 @@ use crate::rpc::Service;
 use crate::rpc::notice::Notice;
 use std::time::{Duration, Instant};
 
-/// How soon it is asked again whether the peer's system has everything; each time it takes twice as long, up to the second.
+/// How soon it is asked again whether the peer's system has everything; each time it takes twice as long, up to
+/// [`LONGEST_LOOK`].
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LONGEST_LOOK: Duration = Duration::from_millis(16);
 
