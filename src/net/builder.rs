@@ -122,7 +122,7 @@ impl RuntimeBuilder {
             "RuntimeBuilder::build",
             "start the runtime before, or on another thread",
         )?;
-        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        let cores = if self.pin { core_affinity::get_core_ids().unwrap_or_default() } else { Vec::new() };
         // Asked even if it is not needed here: the reactors are told the same.
         let usable = reactor::cores();
         let reactors = self.reactors.unwrap_or(usable);
@@ -130,12 +130,16 @@ impl RuntimeBuilder {
             return Err(Error::InvalidSetting("a runtime needs at least one reactor".to_owned()));
         }
         self.reactor.check()?;
-        let first_core = self.first_core.unwrap_or_else(|| place_of(current_core(), &cores));
+        let first_core = match self.first_core {
+            Some(index) => index % cores.len().max(1),
+            None if cores.is_empty() => 0,
+            None => place_of(current_core(), &cores),
+        };
         // All threads start at once; the first error, if any, ends those that came up.
         let watch = Watch::new(reactors, self.on_failure.clone());
         let starting: Vec<Result<Starting>> = (0..reactors)
             .map(|index| {
-                let core = self.pin.then(|| cores.get((first_core + index) % cores.len().max(1))).flatten();
+                let core = cores.get((first_core + index) % cores.len().max(1));
                 start(self.reactor.clone(), index, core.copied(), watch.clone())
             })
             .collect();
@@ -244,5 +248,16 @@ mod tests {
         }
         let cores = [3, 5, 7].map(|id| CoreId { id });
         assert_eq!([Some(5), Some(4), None].map(|core| place_of(core, &cores)), [1, 0, 0]);
+    }
+
+    #[test]
+    fn settings_reach_the_reactors_and_no_core_is_too_far() {
+        let told = format!("{:?}", Runtime::builder().turn_budget(12_345));
+        assert!(told.contains("turn_budget: Some(12345)"), "{told}");
+        assert!(Runtime::builder().turn_budget(0).build().is_err());
+        for first_core in [0, 1000, usize::MAX] {
+            let runtime = Runtime::builder().reactors(2).pin(true).first_core(first_core).build().unwrap();
+            assert_eq!(runtime.reactors(), 2);
+        }
     }
 }

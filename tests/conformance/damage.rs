@@ -1,10 +1,10 @@
 //! A handler that takes away output which was written before ends its own connection and harms nobody else.
 
 use crate::ground::{Ground, Peer};
+use crate::panics::costs_one_connection;
 use crate::probe::{Ending, Log, Probe, log};
 use crate::{Suite, suite};
 use bytes::Bytes;
-use std::sync::atomic::{AtomicBool, Ordering};
 use trochus::net::Io;
 
 pub(crate) fn suites() -> Vec<Suite> {
@@ -32,33 +32,13 @@ fn damage(io: &mut Io<'_>) {
     io.out().clear();
 }
 
-/// The first connection gets `probe`; the second is an innocent on the same reactor, served before and after.
 #[track_caller]
 fn damages(
     ground: &Ground,
     probe: impl Fn(Probe) -> Probe + Send + Sync + 'static,
     provoke: impl FnOnce(&Peer, &Log),
 ) {
-    let stage = ground.single();
-    let (log, recorder) = log();
-    let (innocents, innocent) = crate::probe::log();
-    let first = AtomicBool::new(true);
-    let server = stage.listen(move |_| match first.swap(false, Ordering::Relaxed) {
-        true => probe(recorder.probe()),
-        false => innocent.echo(),
-    });
-    let victim = Peer::connect(server.local_addr());
-    let bystander = Peer::connect(server.local_addr());
-    bystander.send(b"before");
-    assert_eq!(bystander.receive(6), b"before");
-    provoke(&victim, &log);
-    victim.sees_the_end();
-    assert_eq!(log.closed(), Ending::OutputDamaged);
-    bystander.send(b"after");
-    assert_eq!(bystander.receive(5), b"after");
-    drop((victim, bystander));
-    assert_eq!(innocents.closed(), Ending::ByPeer);
-    stage.finish([server]);
+    assert_eq!(costs_one_connection(ground, Ending::OutputDamaged, probe, provoke).handler_panics, 0);
 }
 
 fn in_on_open(ground: &Ground) {

@@ -201,7 +201,7 @@ fn a_peer_that_does_not_finish_is_left(ground: &Ground) {
     let peer = Peer::connect(server.local_addr());
     assert!(peer.receive_to_end().is_empty());
     assert_eq!(log.closed(), Ending::CloseTimeout);
-    stage.finish([server]);
+    assert_eq!(stage.finish([server]).connections_over_limit, 1);
     drop(peer);
 }
 

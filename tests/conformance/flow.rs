@@ -32,7 +32,7 @@ pub(crate) fn suites() -> Vec<Suite> {
 }
 
 /// Writes until the socket takes no more for a while. How much that was.
-fn write_until_stalled(peer: &Peer, bytes: &[u8]) -> usize {
+pub(crate) fn write_until_stalled(peer: &Peer, bytes: &[u8]) -> usize {
     peer.0.set_nonblocking(true).unwrap();
     let (mut written, mut refused) = (0, 0);
     while refused < 100 && written < bytes.len() {

@@ -5,8 +5,8 @@ use crate::ground::{Ground, Peer};
 use crate::probe::{Echo, Ending, Event, Log, Probe, Recorder, log};
 use crate::{Suite, suite};
 use std::sync::atomic::{AtomicBool, Ordering};
-use trochus::Reactor;
 use trochus::net::{Address, CloseReason, Handler, Io, StreamOptions};
+use trochus::{Metrics, Reactor};
 
 pub(crate) fn suites() -> Vec<Suite> {
     vec![suite!(
@@ -33,12 +33,15 @@ fn fail<T>() -> T {
     panic!("{INTENDED}")
 }
 
-/// The first connection gets `probe`; the second is an innocent on the same reactor, served before and after.
-fn panics(
+/// The first connection gets `probe`, and ends as `expected`; the second is an innocent on the same reactor, served before and
+/// after, as are those who come then.
+#[track_caller]
+pub(crate) fn costs_one_connection(
     ground: &Ground,
+    expected: Ending,
     probe: impl Fn(Probe) -> Probe + Send + Sync + 'static,
     provoke: impl FnOnce(&Peer, &Log),
-) {
+) -> Metrics {
     let stage = ground.single();
     let (log, recorder) = log();
     let (innocents, innocent) = crate::probe::log();
@@ -53,7 +56,7 @@ fn panics(
     assert_eq!(bystander.receive(6), b"before");
     provoke(&victim, &log);
     victim.sees_the_end();
-    assert_eq!(log.closed(), Ending::Panicked);
+    assert_eq!(log.closed(), expected);
     bystander.send(b"after");
     assert_eq!(bystander.receive(5), b"after");
     let newcomer = Peer::connect(server.local_addr());
@@ -61,7 +64,16 @@ fn panics(
     assert_eq!(newcomer.receive(3), b"new");
     drop((victim, bystander, newcomer));
     (0..2).for_each(|_| assert_eq!(innocents.closed(), Ending::ByPeer));
-    assert_eq!(stage.finish_after_panics([server]).handler_panics, 1);
+    stage.finish_after_panics([server])
+}
+
+#[track_caller]
+fn panics(
+    ground: &Ground,
+    probe: impl Fn(Probe) -> Probe + Send + Sync + 'static,
+    provoke: impl FnOnce(&Peer, &Log),
+) {
+    assert_eq!(costs_one_connection(ground, Ending::Panicked, probe, provoke).handler_panics, 1);
 }
 
 fn in_on_open(ground: &Ground) {

@@ -1,8 +1,9 @@
 //! Connections whose handler has paused reading: what still arrives, and what is still noticed.
 
 use crate::accounts::wait_until;
+use crate::flow::write_until_stalled;
 use crate::ground::{Ground, Peer, Stage, pattern, to_sock_addr};
-use crate::probe::{Ending, Event, Recorder, log};
+use crate::probe::{Ending, Event, Log, Recorder, log};
 use crate::{Suite, suite};
 use std::io::{ErrorKind, Write};
 use std::sync::Arc;
@@ -48,21 +49,10 @@ fn narrow(stage: &Stage, recorder: Recorder) -> (Server, Peer) {
     (server, peer)
 }
 
-/// Writes until the socket takes no more for a while. How much that was.
+/// Writes as much as finds room, which is not all of it. How much that was.
+#[track_caller]
 fn fill(peer: &Peer, bytes: &[u8]) -> usize {
-    peer.0.set_nonblocking(true).unwrap();
-    let (mut written, mut refused) = (0, 0);
-    while refused < 50 && written < bytes.len() {
-        match (&peer.0).write(&bytes[written..]) {
-            Ok(n) => (written, refused) = (written + n, 0),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                refused += 1;
-                thread::sleep(Duration::from_millis(1));
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-    peer.0.set_nonblocking(false).unwrap();
+    let written = write_until_stalled(peer, bytes);
     assert!(written < bytes.len(), "nobody reads, and still all of it found room");
     written
 }
@@ -206,6 +196,11 @@ fn the_end_is_told_behind_the_pause(ground: &Ground) {
     assert!(log.rest().is_empty());
     handle.resume_reading().unwrap();
     assert_eq!(log.bytes(8), b"the last");
+    ends_in_good_order(stage, &log, server, peer);
+}
+
+#[track_caller]
+fn ends_in_good_order(stage: Stage, log: &Log, server: Server, peer: Peer) {
     assert!(matches!(log.next(), Event::Ended));
     assert_eq!(log.closed(), Ending::ByPeer);
     drop(peer);
@@ -227,10 +222,7 @@ fn the_end_behind_what_is_read_ahead_is_no_reset(ground: &Ground) {
     assert!(log.rest().is_empty());
     handle.resume_reading().unwrap();
     assert!(log.bytes(written) == message[..written]);
-    assert!(matches!(log.next(), Event::Ended));
-    assert_eq!(log.closed(), Ending::ByPeer);
-    drop(peer);
-    stage.finish([server]);
+    ends_in_good_order(stage, &log, server, peer);
 }
 
 type Close = fn(&Handle);

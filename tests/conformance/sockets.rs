@@ -48,14 +48,26 @@ fn its_sockets_are_handed_over(ground: &Ground) {
 }
 
 fn one_owner_comes_while_the_other_leaves(ground: &Ground) {
+    for leaves_first in [true, false] {
+        change_owners(ground, leaves_first);
+    }
+}
+
+fn change_owners(ground: &Ground, leaves_first: bool) {
     let (old, new) = (ground.stage(), ground.stage());
     let server = old.listen(|_| Echo);
     let address = server.local_addr().clone();
     let sockets = server.sockets().unwrap();
     let connect = || (0..6).map(|_| Peer::connect(&address)).collect::<Vec<Peer>>();
-    drop(server);
+    let mut leaving = Some(server);
+    if leaves_first {
+        drop(leaving.take());
+    }
     let mut peers = connect();
     let later = new.runtime.listen_on(&ListenOptions::new(), sockets, |_| Echo).unwrap();
+    peers.extend(connect());
+    // Or both accept for a while.
+    drop(leaving);
     peers.extend(connect());
     peers.iter().for_each(is_served);
     drop(peers);

@@ -22,8 +22,8 @@ pub trait Handler: Any {
     fn on_bytes(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> usize;
 
     /// The peer sends no more. Unconsumed bytes, if any, stay unconsumed: [`Io::unconsumed`] tells what was left over, which is
-    /// the beginning of something that the peer did not finish, and nothing where its stream ended as it should. What happens next is the handler's choice;
-    /// unless it chooses, pending output is sent and the connection closed.
+    /// the beginning of something that the peer did not finish, and nothing where its stream ended as it should. What happens next
+    /// is the handler's choice; unless it chooses, pending output is sent and the connection closed.
     fn on_end(&mut self, io: &mut Io<'_>) {
         io.close();
     }
