@@ -75,8 +75,7 @@ impl Server {
 
     /// Copies of its listening sockets, to pass on to another process, which serves on with
     /// [`Runtime::listen_on`]. While a copy is open, connections queue up there; a socket file stays from now on, whoever
-    /// closes what. Stop accepting here before the other one begins: while both do, on io_uring, a connection may now and then
-    /// have to wait until the next one comes.
+    /// closes what. Both may accept for a while; each connection comes to one of them.
     ///
     /// Waits for the reactors; on a reactor's own thread this is [`Error::OnReactorThread`].
     pub fn sockets(&self) -> Result<Vec<OwnedFd>> {
