@@ -2,6 +2,7 @@
 
 use super::support::*;
 use bytes::Bytes;
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -170,6 +171,38 @@ fn a_connection_with_much_to_do_lets_the_others_have_their_turn() {
             assert_eq!(read_ints(&mut busy, REQUESTS), (1..=REQUESTS as i32).collect::<Vec<_>>());
         });
     }
+}
+
+/// As many requests are in progress as may be, and whoever waits for the others to be answered may wait for ever.
+#[test]
+fn as_many_requests_are_taken_as_may_be_in_progress() {
+    const MOST: i32 = 100;
+    on_each_backend(|runtime| {
+        let (keep, kept) = mpsc::channel();
+        let keep = Mutex::new(keep);
+        let service = move |n: i32, reply: Reply<i32>| {
+            if n == 3 * MOST / 4 {
+                // The connection has had its slice of the turn.
+                thread::sleep(trochus::config::SERVE_SLICE);
+            }
+            let _ = keep.lock().unwrap().send((n, reply));
+        };
+        let server = Server::builder().requests_in_progress(MOST as usize);
+        let server = server.bind(runtime, ANY, Int32, service).unwrap();
+        let mut peer = dial(server.local_addr());
+        write_ints(&mut peer, 0..2 * MOST);
+        let mut replies: VecDeque<_> = (0..MOST).map(|_| next(&kept)).collect();
+        for n in MOST..2 * MOST {
+            thread::sleep(Duration::from_micros(100));
+            assert!(kept.try_recv().is_err(), "more than {MOST} at {n}");
+            let (first, reply) = replies.pop_front().unwrap();
+            reply.send(first);
+            replies.push_back(next(&kept));
+            assert_eq!(replies.back().unwrap().0, n);
+        }
+        replies.into_iter().for_each(|(n, reply)| reply.send(n));
+        assert_eq!(read_ints(&mut peer, 2 * MOST as usize), (0..2 * MOST).collect::<Vec<_>>());
+    });
 }
 
 /// Forgets negative requests, and has words for that if `speaks`.

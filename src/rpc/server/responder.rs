@@ -45,6 +45,8 @@ pub(in crate::rpc) struct Responder<P: Protocol, S> {
     fault: Option<Fault>,
     /// Waits for the others' turn to be over.
     sliced: bool,
+    /// More responses were held than should be, and half of that is not gone yet.
+    over_soft: bool,
     pub(super) ending: Ending,
 }
 
@@ -83,6 +85,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             unusual: 0,
             fault: None,
             sliced: false,
+            over_soft: false,
             ending: Ending::default(),
         }
     }
@@ -120,7 +123,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         self.fault.is_some()
     }
 
-    /// Answers what can be answered, and reads again once there is little left.
+    /// Answers what can be answered, and reads again as soon as there is room: what is in progress may wait for what comes next.
     fn go_on(&mut self, io: &mut Io<'_>) {
         self.now = io.now();
         let room = io.room();
@@ -134,9 +137,10 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             }
             later.set_congested(held > soft);
         }
+        self.over_soft &= held > soft / 2;
         if self.finishing {
             self.finish(io);
-        } else if !self.sliced && self.open.len() < self.most_open().div_ceil(2) && held <= soft / 2 {
+        } else if !self.sliced && !self.over_soft && !self.is_blocked() {
             io.resume_reading();
         }
         self.arm(io);
@@ -252,6 +256,7 @@ impl<P: Protocol, S: Service<P>> Handler for Responder<P, S> {
             return bytes.len();
         }
         if self.is_blocked() {
+            self.over_soft |= self.held() > self.server.options.held_soft;
             io.pause_reading();
         }
         self.arm(io);
