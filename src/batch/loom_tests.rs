@@ -138,6 +138,29 @@ fn a_full_lane_is_waited_for() {
     });
 }
 
+/// A lane that comes while the consumer is at another one is not passed over by the space that is freed there.
+#[test]
+fn a_full_lane_that_is_new_is_waited_for() {
+    model_each_barrier(2, || {
+        let (batcher, mut consumer) = Batcher::builder().lane(1).build();
+        let mut producer = batcher.producer();
+        producer.push(1).unwrap();
+        let other = batcher.clone();
+        let pushing = thread::spawn(move || {
+            let mut late = other.producer();
+            late.push_all([2, 3]).unwrap();
+            late
+        });
+        let mut taken = Vec::new();
+        while taken.len() < 3 {
+            consumer.recv(&mut taken);
+        }
+        taken.sort_unstable();
+        assert_eq!(taken, [1, 2, 3]);
+        drop((batcher, producer, pushing.join().unwrap()));
+    });
+}
+
 #[test]
 fn a_push_against_a_close_is_delivered_or_handed_back() {
     model_each_barrier(2, || {
