@@ -1,5 +1,6 @@
 //! Settings of a reactor.
 
+use super::pace::after::Actions;
 use super::pace::budget::Budget;
 use super::pace::busy::Busy;
 use super::pace::pollers::Pollers;
@@ -145,7 +146,7 @@ impl ReactorBuilder {
             dirty: Vec::new(),
             starved: [const { VecDeque::new() }; BufferGroup::COUNT],
             pollers: Pollers::default(),
-            actions: BTreeMap::new(),
+            actions: Actions::default(),
             races: Vec::new(),
             stops: BTreeMap::new(),
             shared: Shared {

@@ -16,6 +16,7 @@ mod threads;
 mod tests;
 
 pub use builder::ReactorBuilder;
+pub use pace::after::TimerId;
 pub use socket::accept::ListenerId;
 pub use socket::address::{Address, ToAddresses};
 pub use socket::incoming::{Accepted, Incoming};
@@ -40,11 +41,12 @@ use crate::driver::{Backend, BufferGroup, Capabilities, Completion, Driver, Kind
 use crate::error::{Error, Result};
 use crate::metrics::{Metrics, PaddedCounters};
 use crate::waiting::Driving;
+use pace::after::Actions;
 use pace::budget::Budget;
 use pace::busy::Busy;
 use pace::contain::About;
 use pace::pollers::Pollers;
-use pace::timers::{Due, Timers, deadline};
+use pace::timers::{Due, Timers};
 use socket::listener::Listener;
 use socket::race::SharedRace;
 use socket::stop::Stop;
@@ -91,8 +93,7 @@ pub struct Reactor {
     /// Connections that wait for a buffer to receive into, in order, by the group of the buffer.
     starved: [VecDeque<Id>; BufferGroup::COUNT],
     pollers: Pollers,
-    /// What is to be done later, by a number that its timer has.
-    actions: BTreeMap<u64, Action>,
+    actions: Actions,
     /// Connections that are attempted at several addresses.
     races: Vec<SharedRace>,
     /// Servers that are stopping, by a number that its timer has.
@@ -317,22 +318,9 @@ impl Reactor {
                 Due::Connect(id) => self.connect_again(id),
                 Due::Accept(id) => self.end_rest(id),
                 Due::Stop(number) => self.stop_timer(number),
-                Due::Action(number) => {
-                    if let Some(action) = self.actions.remove(&number) {
-                        self.guarded(action);
-                    }
-                }
+                Due::Action(number) => self.act(number),
             }
         }
-    }
-
-    /// Does something on this reactor after a time, unless it has stopped by then.
-    pub fn after(&mut self, delay: Duration, action: impl FnOnce(&mut Reactor) + 'static) {
-        let number = self.actions.last_key_value().map_or(0, |(last, _)| last + 1);
-        self.actions.insert(number, Box::new(action));
-        let deadline = Some(deadline(self.driver.now(), delay));
-        self.timers.change(&mut None, Due::Action(number), deadline);
-        self.disturbed();
     }
 
     /// The backend that this reactor runs on; never [`Backend::Auto`].

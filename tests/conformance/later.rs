@@ -1,9 +1,10 @@
 //! What a handler puts off: timers, and work for the reactor.
 
+use crate::accounts::DEADLINE;
 use crate::ground::{Ground, Peer};
 use crate::probe::{Echo, Ending, Event, log};
 use crate::{Suite, suite};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use trochus::net::{Handle, StreamOptions};
 
@@ -15,6 +16,7 @@ pub(crate) fn suites() -> Vec<Suite> {
             a_timer_fires_once_and_can_be_set_again,
             a_timer_that_was_taken_back_does_not_fire,
             a_later_deadline_replaces_an_earlier_one,
+            what_is_cancelled_is_not_done_and_the_others_are,
             a_closed_connections_timer_does_not_fire,
             a_timer_closes_an_idle_connection,
             a_timer_set_while_timers_fire_waits_for_the_next_turn,
@@ -138,6 +140,40 @@ fn a_timer_set_while_timers_fire_waits_for_the_next_turn(ground: &Ground) {
     stage.finish([server]);
 }
 
+fn what_is_cancelled_is_not_done_and_the_others_are(ground: &Ground) {
+    let stage = ground.single();
+    let (tell, told) = mpsc::channel();
+    let another = tell.clone();
+    stage
+        .runtime
+        .reactor(0)
+        .run(move |reactor| {
+            let tell = |what: &'static str| {
+                let tell = another.clone();
+                move |_: &mut trochus::Reactor| tell.send(what).unwrap()
+            };
+            let delay = Duration::from_millis(20);
+            let done = reactor.after(delay, tell("done"));
+            let never = reactor.after(Duration::MAX, tell("never"));
+            let cancelled = reactor.after(delay, tell("cancelled"));
+            assert!(reactor.cancel_after(cancelled) && reactor.cancel_after(never));
+            // One that has just been set is never taken for one that is over.
+            let last = reactor.after(delay, tell("done"));
+            assert!(!reactor.cancel_after(cancelled) && cancelled != last && done != last);
+            let end = tell("end");
+            reactor.after(2 * delay, move |reactor| {
+                assert!(!reactor.cancel_after(done), "it was done");
+                end(reactor);
+            });
+        })
+        .unwrap();
+    drop(tell);
+    // The last ones to tell are gone with what was to be done: nobody keeps them.
+    let told: Vec<_> = std::iter::from_fn(|| told.recv_timeout(DEADLINE).ok()).collect();
+    assert_eq!(told, ["done", "done", "end"]);
+    assert_eq!(stage.shutdown(Duration::MAX).timers_fired, 3);
+}
+
 fn the_longest_times_mean_never(ground: &Ground) {
     let stage = ground.single();
     let (log, recorder) = log();
@@ -150,7 +186,7 @@ fn the_longest_times_mean_never(ground: &Ground) {
             bytes.len()
         })
     });
-    stage.runtime.reactor(0).run(|reactor| reactor.after(Duration::MAX, |_| panic!("never"))).unwrap();
+    stage.runtime.reactor(0).run(|reactor| _ = reactor.after(Duration::MAX, |_| panic!("never"))).unwrap();
     let peer = Peer::connect(server.local_addr());
     log.opened();
     peer.send(b"x");

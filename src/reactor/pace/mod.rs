@@ -1,5 +1,7 @@
-//! When things happen: looking for work before sleeping, polled handlers, timers, the drain.
+//! When things happen: looking for work before sleeping, polled handlers, timers, what is done after a
+//! time, the drain.
 
+pub(super) mod after;
 pub(super) mod budget;
 pub(super) mod busy;
 pub(super) mod contain;
