@@ -205,6 +205,24 @@ fn as_many_requests_are_taken_as_may_be_in_progress() {
     });
 }
 
+/// Who is not read because as much is in progress as may be is known all the same to have gone.
+#[test]
+fn whoever_goes_away_while_he_is_not_read_is_known_to_have_gone() {
+    on_each_backend(|runtime| {
+        let (service, kept) = keeper();
+        let server = Server::builder().requests_in_progress(3);
+        let server = server.bind(runtime, ANY, Int32, service).unwrap();
+        let mut peer = dial(server.local_addr());
+        write_ints(&mut peer, 0..100_000);
+        let replies: Vec<_> = (0..3).map(|_| next(&kept).1).collect();
+        thread::sleep(Duration::from_millis(20));
+        assert!(replies.iter().all(Reply::is_wanted));
+        reset(peer);
+        eventually("nobody waits for replies", || !replies.iter().any(Reply::is_wanted));
+        assert!(kept.try_recv().is_err());
+    });
+}
+
 /// Forgets negative requests, and has words for that if `speaks`.
 struct Forgets {
     speaks: bool,
