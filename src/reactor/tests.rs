@@ -206,6 +206,7 @@ impl Handler for Client {
     }
 
     fn on_drained(&mut self, io: &mut Io<'_>) {
+        assert_eq!(io.pending(), 0, "drained of all output");
         self.write_some(io);
     }
 
