@@ -192,15 +192,15 @@ fn a_send_that_blocks_goes_on_when_the_peer_reads() {
         let mut harness = harness(4);
         let (socket, mut peer) = with_small_buffers(kind);
         let fd = harness.attach(socket);
-        harness.proactor.send(fd, pattern(0, 16 << 20), SEND);
+        harness.proactor.send(fd, pattern(0, 1 << 20), SEND);
         harness.assert_quiet();
         assert_eq!(harness.proactor.pending(), 1);
         let reader = thread::spawn(move || {
-            let mut bytes = vec![0; 16 << 20];
+            let mut bytes = vec![0; 1 << 20];
             peer.read_exact(&mut bytes).unwrap();
             bytes.iter().enumerate().all(|(position, byte)| *byte == pattern_at(position))
         });
-        assert!(matches!(harness.next().event, Event::Sent(Ok(sent), _) if sent == 16 << 20));
+        assert!(matches!(harness.next().event, Event::Sent(Ok(sent), _) if sent == 1 << 20));
         assert!(reader.join().unwrap());
         harness.assert_settled();
     }
