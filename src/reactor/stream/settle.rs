@@ -234,7 +234,8 @@ impl Reactor {
     fn flush_one(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         link.queued = false;
-        if link.sending == 0 && !link.out.is_empty() {
+        // Nothing else begins a send, so none is in flight since it was queued.
+        if !link.out.is_empty() {
             let mut payload = std::mem::take(&mut link.out);
             self.shared.spare.fit(&mut payload);
             self.send(id, payload);
