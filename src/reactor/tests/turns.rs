@@ -42,6 +42,42 @@ fn who_waits_for_a_buffer_longest_gets_it_first() {
     });
 }
 
+/// Answers with much, and notes how much waited before.
+struct Talker(Rc<RefCell<Vec<usize>>>);
+
+const ANSWER: usize = 60;
+
+impl Handler for Talker {
+    fn on_bytes(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> usize {
+        self.0.borrow_mut().push(io.pending());
+        io.write(&[7; ANSWER]);
+        bytes.len()
+    }
+}
+
+/// Beyond the soft limit a handler is shown nothing until half of that is left, so that it does not stop and go with each byte.
+#[test]
+fn who_was_held_back_by_output_goes_on_at_half_of_it() {
+    const SOFT: usize = 100;
+    for_each_seed(1, |seed| {
+        let world = Shared::default();
+        let mut reactor = over(Simulated::new(seed, world.clone(), 1, 10).with(Whims::PROMPT));
+        let sends = std::iter::repeat_n(7, 1_000).collect();
+        let takes = Takes::ByteEach(Duration::from_millis(1));
+        world.borrow_mut().answering.push_back(Peer { sends, takes, ..Peer::default() });
+        let waited = Rc::<RefCell<Vec<usize>>>::default();
+        let options = StreamOptions::new().output_limits(SOFT, 1 << 20).reading(10, usize::MAX);
+        reactor.connect(&options, &somewhere(), Talker(waited.clone()));
+        step_until(&mut reactor, |reactor| reactor.connections() == 0);
+        let waited = waited.borrow();
+        assert!(waited.len() > 3, "{waited:?}");
+        for pair in waited.windows(2) {
+            let held_back = pair[0] + ANSWER > SOFT;
+            assert!(pair[1] <= if held_back { SOFT / 2 } else { SOFT }, "{pair:?}");
+        }
+    });
+}
+
 /// Writes as much as a turn sends of what is polled, each time it is asked.
 struct Insatiable {
     number: usize,
