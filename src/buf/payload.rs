@@ -187,6 +187,12 @@ impl Payload {
             spare.give(std::mem::replace(&mut self.text, fitting));
         }
     }
+
+    /// Whether it holds much more memory than becomes it.
+    #[cfg(test)]
+    pub(crate) fn is_wasteful(&self) -> bool {
+        is_wasteful(self.text.capacity(), self.text.len())
+    }
 }
 
 #[cfg(test)]

@@ -99,6 +99,9 @@ impl Simulated {
         if self.in_flight.insert(token.bits(), descriptor(&op)).is_some() {
             self.fault(format!("{token:?} is in flight twice"));
         }
+        if matches!(&op, Op::Send { payload, .. } if payload.is_wasteful()) {
+            self.fault(format!("{token:?} holds much more memory than it sends"));
+        }
         if self.whims.arming_needs_a_buffer && self.free.is_empty() && matches!(op, Op::Receive { .. }) {
             let event = Event::Received(Err(super::out_of_buffers()));
             return self.complete(Completion { token, event, more: false });

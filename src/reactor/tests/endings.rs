@@ -57,6 +57,21 @@ fn a_peer_that_takes_nothing_is_given_up() {
     });
 }
 
+/// Who waits for its peer has a vector that fits, whatever vectors are spare. (The simulated kernel takes offence at others.)
+#[test]
+fn a_few_bytes_do_not_wait_in_a_large_vector() {
+    let (mut reactor, world) = prompt_reactor(4, 4096);
+    let fate = Rc::<RefCell<Fate>>::default();
+    for (bytes, takes) in [(1 << 20, Takes::Everything), (10, Takes::Nothing)] {
+        world.borrow_mut().answering.push_back(Peer { takes, ..Peer::default() });
+        reactor.connect(&StreamOptions::new(), &somewhere(), Writer { bytes, fate: fate.clone() });
+        (0..20).for_each(|_| reactor.step(Some(Duration::ZERO)).unwrap());
+    }
+    assert_eq!((fate.borrow().opened, &fate.borrow().closed[..]), (2, &["Closed".to_owned()][..]));
+    reactor.drain(Duration::ZERO).unwrap();
+    assert_eq!(world.borrow().faults, Vec::<String>::new());
+}
+
 /// The time counts from the last progress: in all it takes much longer.
 #[test]
 fn a_peer_that_takes_a_little_now_and_then_gets_everything() {
