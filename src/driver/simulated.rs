@@ -316,13 +316,8 @@ impl Simulated {
         }
         let Some(buffer) = self.free.pop() else { return Outcome::Failed(super::out_of_buffers()) };
         let memory = &mut self.pool[usize::from(buffer.0)];
-        let (start, len) = match self.whims.prompt {
-            true => (0, memory.len()),
-            false => {
-                let start = self.rng.usize(..memory.len());
-                (start, self.rng.usize(1..=memory.len() - start))
-            }
-        };
+        let start = if self.whims.prompt { 0 } else { self.rng.usize(..memory.len()) };
+        let len = if self.whims.prompt { memory.len() } else { self.rng.usize(1..=memory.len() - start) };
         let len = len.min(peer.sends.len()).min(once.unwrap_or(usize::MAX));
         peer.sends.drain(..len).zip(memory[start..].iter_mut()).for_each(|(byte, place)| *place = byte);
         Outcome::Happened(Event::Received(Ok(Received::Data(Lent { buffer, start, len }))), once.is_none())
