@@ -364,7 +364,9 @@ impl<T> Consumer<T> {
     fn has_reason(&self, lingers: bool) -> bool {
         let stopped = self.shared.gate.synced_state() & STOPPED != 0 && self.phase != Phase::Settled;
         let is_reason = |lane: &Reader<T>| {
-            let items = if lingers { lane.is_due() } else { lane.pending() > 0 };
+            // A lane may be full of few items that are large: who waits there does not linger.
+            let any = lane.pending() > 0;
+            let items = if lingers { lane.is_due() || any && !lane.lane().waiters.is_empty() } else { any };
             items || lane.is_exhausted()
         };
         stopped

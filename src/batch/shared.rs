@@ -144,7 +144,8 @@ impl<T> Shared<T> {
             }
             if !last {
                 lane.waiters.register(ticket, context.waker());
-                self.space_wanted.store(true, Ordering::Release);
+                // An exchange, here and below: whoever clears it sees what all did who set it.
+                self.space_wanted.swap(true, Ordering::AcqRel);
                 fence(Ordering::SeqCst); // the consumer does the reverse in `space_freed`
                 self.gate.wake(); // it may linger on a part of a batch
             }
@@ -186,7 +187,7 @@ impl<T> Shared<T> {
             wanted |= !lane.waiters.is_empty();
         }
         if wanted {
-            self.space_wanted.store(true, Ordering::Release);
+            self.space_wanted.swap(true, Ordering::AcqRel);
         }
     }
 

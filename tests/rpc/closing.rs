@@ -202,3 +202,28 @@ fn any_time_limit_will_do() {
         assert!(error.to_string().contains("no reactor 99"), "{error}");
     });
 }
+
+/// Whoever closes waits for the last responses; the reactor sleeps until they come.
+#[test]
+fn a_client_that_closes_does_not_keep_its_reactor_busy() {
+    on_each_backend(|runtime| {
+        let (service, kept) = keeper();
+        let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+        let options = ClientOptions::new().linger(Duration::from_millis(1)).calls_in_flight(1);
+        let client = Client::builder(Int32).options(options).connect(runtime, server.local_addr()).unwrap();
+        let calls = [client.call(1), client.call(2)];
+        let (first, reply) = next(&kept);
+        let closing = client.clone();
+        let closing = thread::spawn(move || closing.close());
+        thread::sleep(Duration::from_millis(50));
+        let before = runtime.metrics().turns;
+        thread::sleep(Duration::from_millis(200));
+        let turns = runtime.metrics().turns - before;
+        assert!(turns < 500, "{turns} turns with nothing to do");
+        reply.send(first);
+        let (second, reply) = next(&kept);
+        reply.send(second);
+        assert_eq!(calls.map(|call| call.wait().unwrap()), [1, 2]);
+        closing.join().unwrap().unwrap();
+    });
+}

@@ -289,7 +289,8 @@ fn a_hostile_server_costs_no_more_than_what_it_was_given() {
             for n in 0..rounds {
                 let calls: Vec<_> = (0..10).map(|k| pool.call(10 * n + k)).collect();
                 for error in calls.into_iter().filter_map(|call| call.wait().err()) {
-                    assert!(error.may_have_been_executed(), "{kind}: {error}");
+                    let timed_out = matches!(error, CallError::TimedOut { .. });
+                    assert!(error.may_have_been_executed() || timed_out, "{kind}: {error}");
                     failed += 1;
                 }
             }

@@ -181,8 +181,8 @@ fn as_many_requests_are_taken_as_may_be_in_progress() {
         let (keep, kept) = mpsc::channel();
         let keep = Mutex::new(keep);
         let service = move |n: i32, reply: Reply<i32>| {
-            if n == 3 * MOST / 4 {
-                // The connection has had its slice of the turn.
+            if n == MOST / 2 {
+                // The connection has had its slice of the turn, which shows behind 64 requests.
                 thread::sleep(trochus::config::SERVE_SLICE);
             }
             let _ = keep.lock().unwrap().send((n, reply));
@@ -205,6 +205,71 @@ fn as_many_requests_are_taken_as_may_be_in_progress() {
     });
 }
 
+/// A response that is ready at once does not get between the parts of others that wait for room, nor does what others write.
+#[test]
+fn responses_stay_whole_where_late_and_prompt_ones_mix() {
+    const LATE: usize = 24;
+    const BYTES: usize = 100_000;
+    for backend in trochus::Backend::available() {
+        watched(&backend.to_string(), move || {
+            let runtime = Runtime::builder().backend(backend).reactors(1).build().unwrap();
+            let (keep, kept) = mpsc::channel();
+            let keep = Mutex::new(keep);
+            let service = move |n: i32, reply: Reply<Bytes>| {
+                if (n as usize) < LATE {
+                    let _ = keep.lock().unwrap().send(reply);
+                } else {
+                    reply.send(Bytes::from(vec![n as u8; BYTES]));
+                }
+            };
+            let server = Server::bind(&runtime, ANY, frames().by_id(), service).unwrap();
+            let mut peer = dial(server.local_addr());
+            let request = |n: i32| [&u64::to_be_bytes(n as u64)[..], &n.to_be_bytes()].concat();
+            let requests: Vec<u8> = (0..LATE as i32).flat_map(request).collect();
+            peer.write_all(&requests).unwrap();
+            let replies: Vec<_> = (0..LATE).map(|_| kept.recv_timeout(PATIENCE).unwrap()).collect();
+            // All of them at once, with more requests behind.
+            let held = hold(&runtime, 0);
+            for (n, reply) in replies.into_iter().enumerate() {
+                reply.send(Bytes::from(vec![n as u8; BYTES]));
+            }
+            let more: Vec<u8> = (LATE as i32..2 * LATE as i32).flat_map(request).collect();
+            peer.write_all(&more).unwrap();
+            drop(held);
+            let mut seen = Vec::new();
+            for _ in 0..2 * LATE {
+                let (mut header, mut bytes) = ([0; 12], vec![0; BYTES]);
+                peer.read_exact(&mut header).unwrap();
+                let id = u64::from_be_bytes(header[..8].try_into().unwrap());
+                assert_eq!(header[8..], (BYTES as u32).to_be_bytes(), "behind {seen:?}");
+                peer.read_exact(&mut bytes).unwrap();
+                assert!(bytes.iter().all(|byte| u64::from(*byte) == id), "of {id}, behind {seen:?}");
+                seen.push(id);
+            }
+            seen.sort_unstable();
+            assert_eq!(seen, (0..2 * LATE as u64).collect::<Vec<_>>());
+        });
+    }
+}
+
+/// Where output does not hold reading back by itself, a server that has no room for responses goes on once it has.
+#[test]
+fn requests_that_found_no_room_for_their_responses_are_served_later() {
+    const REQUESTS: i32 = 100;
+    const BYTES: usize = 100_000;
+    on_each_backend(|runtime| {
+        let (service, _kept, _served) = one_is_slow(BYTES);
+        let options = ServerOptions::new()
+            .listen(ListenOptions::new().stream(StreamOptions::new().throttle_reading(false)));
+        let server = options.bind(runtime, ANY, frames(), service).unwrap();
+        let mut peer = dial(server.local_addr());
+        write_ints(&mut peer, 1..=REQUESTS);
+        let mut received = vec![0; REQUESTS as usize * (4 + BYTES)];
+        peer.read_exact(&mut received).unwrap();
+        assert!(received.chunks(4 + BYTES).all(|frame| frame[4..].iter().all(|byte| *byte == 1)));
+    });
+}
+
 /// Who is not read because as much is in progress as may be is known all the same to have gone.
 #[test]
 fn whoever_goes_away_while_he_is_not_read_is_known_to_have_gone() {
@@ -213,7 +278,7 @@ fn whoever_goes_away_while_he_is_not_read_is_known_to_have_gone() {
         let server = Server::builder().requests_in_progress(3);
         let server = server.bind(runtime, ANY, Int32, service).unwrap();
         let mut peer = dial(server.local_addr());
-        write_ints(&mut peer, 0..100_000);
+        write_ints(&mut peer, 0..25_000);
         let replies: Vec<_> = (0..3).map(|_| next(&kept).1).collect();
         thread::sleep(Duration::from_millis(20));
         assert!(replies.iter().all(Reply::is_wanted));

@@ -53,6 +53,7 @@ impl<T> Consumer<T> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use crate::batch::Batcher;
+    use std::future::Future;
     use std::time::Duration;
 
     #[test]
@@ -70,5 +71,25 @@ mod tests {
         assert!(consumer.take_flush());
         consumer.prepare_sleep_until(9);
         assert!(!consumer.is_ready_lingering());
+    }
+
+    /// A lane that is full of one large item is full: who waits there would linger as well.
+    #[test]
+    fn who_waits_at_a_lane_that_is_full_of_bytes_does_not_linger() {
+        let builder =
+            Batcher::builder().linger(Duration::from_secs(3600)).weigh(|_: &i32| 100).lane_bytes(100);
+        let (batcher, mut consumer) = builder.build();
+        let mut producer = batcher.producer();
+        assert_eq!(consumer.drain(9, |_| ()), 0);
+        // Behind the look into the lanes, before the consumer says that it sleeps.
+        producer.push(1).unwrap();
+        let mut waiting = std::pin::pin!(producer.push_async(2));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        consumer.prepare_sleep_until(9);
+        assert!(consumer.is_ready_lingering());
+        consumer.cancel_sleep();
+        assert_eq!(consumer.drain(9, |_| ()), 1);
+        assert!(waiting.as_mut().poll(&mut context).is_ready());
     }
 }

@@ -212,6 +212,7 @@ impl Reactor {
     /// Hands a payload to the driver. The caller has made sure that none is in flight.
     pub(in crate::reactor) fn send(&mut self, id: Id, payload: Payload) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        debug_assert_eq!(link.sending, 0, "one send at a time");
         let sending = payload.len();
         self.driver.submit(id.token(Kind::Send), Op::Send { socket: link.descriptor(), payload });
         // Here and elsewhere, only once the driver has it: nothing completes what it did not take.

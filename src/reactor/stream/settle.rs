@@ -234,7 +234,7 @@ impl Reactor {
     fn flush_one(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         link.queued = false;
-        // Nothing else begins a send, so none is in flight since it was queued.
+        // None was in flight when it was queued, and only this begins one: others go on with what is in flight.
         if !link.out.is_empty() {
             let mut payload = std::mem::take(&mut link.out);
             self.shared.spare.fit(&mut payload);

@@ -221,11 +221,9 @@ impl<P: Protocol, K: Caller<P>> Engine<P, K> {
 
     /// Whether the client was closed and everything accepted was taken.
     pub(in crate::rpc) fn is_finished(&mut self) -> bool {
-        if !self.queued.is_empty() || !self.unsent.is_empty() || !self.admitted.is_empty() {
-            return false;
-        }
-        // Both, so that both are told.
-        let (queue, streamed) = (self.queue.is_finished(), self.streamed.is_finished());
+        // Each is told for itself: until it was, it does not let the reactor sleep.
+        let streamed = self.unsent.is_empty() && self.streamed.is_finished();
+        let queue = self.queued.is_empty() && self.admitted.is_empty() && self.queue.is_finished();
         queue && streamed && self.gate.close_room_if_empty()
     }
 

@@ -155,7 +155,9 @@ impl<Req: Send + 'static, Res: Send + 'static> Gate<Req, Res> {
             && admission.wait_until(deadline).is_none()
         {
             drop(self.leave(ticket));
-            state.time_out();
+            if let Some(sent) = state.time_out() {
+                self.target.call_given_up(sent);
+            }
         }
         Ok(())
     }

@@ -116,7 +116,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
                 bytes
             }
             open @ OpenRequests::AnyOrder(_) => {
-                let bytes = encode(if leaves { out } else { self.backlog.text() })?;
+                let bytes = if leaves { encode(out)? } else { self.backlog.add(encode)? };
                 open.said(ticket, goes_on);
                 bytes
             }
@@ -138,10 +138,10 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             return;
         }
         let leaves = self.backlog.len() == 0 && out.len() < full;
-        let target = if leaves { out } else { self.backlog.text() };
         let id = P::Correlation::id_from(unasked_number::<P::Correlation>());
-        let tally = self.server.tallies.mine();
-        match P::Correlation::encode(&mut self.responses, id, response, target) {
+        let (codec, tally) = (&mut self.responses, self.server.tallies.mine());
+        let encode = |out: &mut Vec<u8>| P::Correlation::encode(codec, id, response, out);
+        match if leaves { encode(out) } else { self.backlog.add(encode) } {
             Ok(()) => tally.pushed.add(1),
             // Nobody waits for it in particular.
             Err(_) => tally.encode_errors.add(1),
@@ -170,9 +170,13 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         }
         if self.tells_missing() {
             let leaves = self.backlog.len() == 0 && out.len() < full;
-            let target = if leaves { out } else { self.backlog.text() };
             let id = P::Correlation::number_of(id).unwrap_or_default();
-            Notice::WithoutResponse { id, why }.encode(target);
+            let encode = |out: &mut Vec<u8>| Notice::WithoutResponse { id, why }.encode(out);
+            if leaves {
+                encode(out)
+            } else {
+                self.backlog.add(encode)
+            }
             return self.open.said(ticket, false);
         }
         match &mut self.open {

@@ -14,6 +14,7 @@ use crate::codec::{Correlation, CorrelationKind, DecodeError, Protocol, Response
 use crate::reactor::{CloseReason, Handler, Io, Reactor};
 use crate::rpc::Service;
 use crate::rpc::notice::Notice;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,8 @@ pub(in crate::rpc) struct Responder<P: Protocol, S> {
     sliced: bool,
     /// More responses were held than should be, and half of that is not gone yet.
     over_soft: bool,
+    /// Waits for room in the output.
+    no_room: bool,
     pub(super) ending: Ending,
 }
 
@@ -56,12 +59,17 @@ pub(in crate::rpc) struct Shared {
     pub(super) tallies: Tallies,
 }
 
-/// Encoded responses, in the order in which they leave.
+/// Encoded responses, in the order in which they leave: never a part of one, for others may write between them.
 #[derive(Default)]
 pub(super) struct Backlog {
     bytes: Vec<u8>,
     start: usize,
+    /// The lengths of blocks of whole responses.
+    blocks: VecDeque<usize>,
 }
+
+/// Responses of up to so many bytes together count as one.
+const BLOCK_BYTES: usize = 4 << 10;
 
 impl<P: Protocol, S: Service<P>> Responder<P, S> {
     pub(in crate::rpc) fn new(protocol: &P, service: S, server: Arc<Shared>) -> Self {
@@ -86,6 +94,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             fault: None,
             sliced: false,
             over_soft: false,
+            no_room: false,
             ending: Ending::default(),
         }
     }
@@ -104,9 +113,11 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         }
     }
 
-    /// Whether no more requests may be taken until some are answered.
+    /// Whether no more requests may be taken until some are answered, and what was answered before has left: an answer that
+    /// comes at once must not pass it.
     pub(super) fn is_blocked(&self) -> bool {
-        (self.open.len() > 0 && self.open.len() >= self.most_open())
+        self.backlog.len() > 0
+            || (self.open.len() > 0 && self.open.len() >= self.most_open())
             || self.held() > self.server.options.held_soft
     }
 
@@ -137,11 +148,14 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             }
             later.set_congested(held > soft);
         }
-        self.over_soft &= held > soft / 2;
+        self.over_soft = held > if self.over_soft { soft / 2 } else { soft };
         if self.finishing {
             self.finish(io);
         } else if !self.sliced && !self.over_soft && !self.is_blocked() {
-            io.resume_reading();
+            self.no_room = io.room() == 0;
+            if !self.no_room {
+                io.resume_reading();
+            }
         }
         self.arm(io);
     }
@@ -238,7 +252,10 @@ impl<P: Protocol, S: Service<P>> Handler for Responder<P, S> {
                 half = left > 0;
                 io.expect(left.saturating_add(at_least));
             }
-            Stop::NoRoom => {}
+            Stop::NoRoom => {
+                self.no_room = true;
+                io.pause_reading();
+            }
             Stop::SliceOver => {
                 self.sliced = true;
                 io.pause_reading();
@@ -271,8 +288,14 @@ impl<P: Protocol, S: Service<P>> Handler for Responder<P, S> {
         self.go_on(io);
     }
 
+    fn on_room(&mut self, io: &mut Io<'_>) {
+        if self.no_room {
+            self.go_on(io);
+        }
+    }
+
     fn on_drained(&mut self, io: &mut Io<'_>) {
-        if self.backlog.len() > 0 || self.open.len() > 0 || self.ending.owes {
+        if self.no_room || self.backlog.len() > 0 || self.open.len() > 0 || self.ending.owes {
             self.go_on(io);
         }
     }
@@ -318,16 +341,28 @@ impl Backlog {
         self.bytes.len() - self.start
     }
 
-    /// To append to.
-    pub(super) fn text(&mut self) -> &mut Vec<u8> {
-        &mut self.bytes
+    /// Has a response appended.
+    pub(super) fn add<T>(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        let before = self.bytes.len();
+        let result = encode(&mut self.bytes);
+        let added = self.bytes.len() - before;
+        match self.blocks.back_mut() {
+            Some(last) if *last + added <= BLOCK_BYTES => *last += added,
+            _ if added == 0 => {}
+            _ => self.blocks.push_back(added),
+        }
+        result
     }
 
-    /// Moves at most so many bytes.
-    pub(super) fn move_to(&mut self, out: &mut Vec<u8>, most: usize) {
-        let end = self.start + most.min(self.len());
-        out.extend_from_slice(&self.bytes[self.start..end]);
-        self.start = end;
+    /// Moves so many bytes, and the rest of the response with which they end.
+    pub(super) fn move_to(&mut self, out: &mut Vec<u8>, least: usize) {
+        let before = self.start;
+        while self.start - before < least
+            && let Some(block) = self.blocks.pop_front()
+        {
+            self.start += block;
+        }
+        out.extend_from_slice(&self.bytes[before..self.start]);
         if self.start == self.bytes.len() {
             // Gives memory back that a burst needed.
             *self = Backlog::default();
