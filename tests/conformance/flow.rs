@@ -63,7 +63,8 @@ fn a_paused_connection_is_not_read(ground: &Ground) {
     assert!(log.bytes(written) == message[..written]);
     handle.pause_reading().unwrap();
     drop(peer);
-    handle.resume_reading().unwrap();
+    // Unless the end came before the pause.
+    let _ = handle.resume_reading();
     assert_eq!(log.closed(), Ending::ByPeer);
     stage.finish([server]);
 }
