@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Waker};
 use std::time::Duration;
 use trochus::Runtime;
-use trochus::codec::{Int32, Matching, Protocol};
+use trochus::codec::{ById, Correlated, Int32, Matching, Protocol};
 use trochus::rpc::{Call, CallError, Client, ClientOptions, Server};
 
 const SOON: Duration = Duration::from_millis(20);
@@ -117,14 +117,19 @@ fn deadlines_expire_in_their_own_order() {
     });
 }
 
+/// A server that keeps its replies, and a client by id with one call in flight.
+fn one_call_at_a_time(runtime: &Runtime) -> (Server, Client<Correlated<Int32, ById>>, Kept) {
+    let (service, kept) = keeper();
+    let server = Server::bind(runtime, "127.0.0.1:0", Int32.by_id(), service).unwrap();
+    let options = ClientOptions::new().calls_in_flight(1);
+    let client = Client::connect_with(runtime, &options, server.local_addr(), Int32.by_id(), drop).unwrap();
+    (server, client, kept)
+}
+
 #[test]
 fn by_id_a_call_that_is_given_up_makes_room_for_another() {
     on_each_backend(|runtime| {
-        let (service, kept) = keeper();
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32.by_id(), service).unwrap();
-        let options = ClientOptions::new().calls_in_flight(1);
-        let client =
-            Client::connect_with(runtime, &options, server.local_addr(), Int32.by_id(), drop).unwrap();
+        let (_server, client, kept) = one_call_at_a_time(runtime);
         let dropped = client.call(1);
         let _unanswered = next(&kept);
         let waiting = client.call(2).timeout(HOUR);
@@ -190,11 +195,7 @@ fn an_earlier_deadline_does_not_wait_for_a_later_one() {
 #[test]
 fn by_id_a_call_that_timed_out_makes_room_for_another() {
     on_each_backend(|runtime| {
-        let (service, kept) = keeper();
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32.by_id(), service).unwrap();
-        let options = ClientOptions::new().calls_in_flight(1);
-        let client =
-            Client::connect_with(runtime, &options, server.local_addr(), Int32.by_id(), drop).unwrap();
+        let (_server, client, kept) = one_call_at_a_time(runtime);
         let mut replies = Vec::new();
         for n in 0..3 {
             let mut call = pin!(client.call(n).timeout(SOON));

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
-use trochus::codec::{Int32, LengthDelimited, Pair, Protocol};
-use trochus::reactor::{Address, CloseReason, ListenOptions, StreamOptions};
-use trochus::rpc::{Fault, Missing, MissingCause, Reply, Server, ServerOptions, Service};
+use trochus::codec::{ById, Correlated, Int32, LengthDelimited, Pair, Protocol};
+use trochus::reactor::{Address, CloseReason, Handle, ListenOptions, StreamOptions};
+use trochus::rpc::{Connection, Fault, Missing, MissingCause, Reply, Server, ServerOptions, Service};
 use trochus::{Error, Runtime};
 
 const ANY: &str = "127.0.0.1:0";
@@ -205,49 +205,68 @@ fn as_many_requests_are_taken_as_may_be_in_progress() {
     });
 }
 
-/// A response that is ready at once does not get between the parts of others that wait for room, nor does what others write.
+/// Keeps the replies to the first requests, and answers the others at once.
+struct LateAndPrompt {
+    opened: mpsc::Sender<Handle>,
+    keep: mpsc::Sender<Reply<Bytes>>,
+}
+
+const LATE: u8 = 24;
+
+impl Service<Correlated<Frames, ById>> for LateAndPrompt {
+    fn on_open(&mut self, connection: &Connection<Bytes>) {
+        let _ = self.opened.send(connection.handle().unwrap().clone());
+    }
+
+    fn call(&mut self, n: i32, reply: Reply<Bytes>) {
+        match n as u8 {
+            ..LATE => self.keep.send(reply).unwrap(),
+            n => reply.send(Bytes::from(vec![n; 100_000])),
+        }
+    }
+}
+
+/// A response that is ready at once does not pass others that wait for room, nor does it or what others write get between their
+/// parts.
 #[test]
 fn responses_stay_whole_where_late_and_prompt_ones_mix() {
-    const LATE: usize = 24;
-    const BYTES: usize = 100_000;
+    const OTHERS: u64 = 99;
     for backend in trochus::Backend::available() {
         watched(&backend.to_string(), move || {
             let runtime = Runtime::builder().backend(backend).reactors(1).build().unwrap();
-            let (keep, kept) = mpsc::channel();
-            let keep = Mutex::new(keep);
-            let service = move |n: i32, reply: Reply<Bytes>| {
-                if (n as usize) < LATE {
-                    let _ = keep.lock().unwrap().send(reply);
-                } else {
-                    reply.send(Bytes::from(vec![n as u8; BYTES]));
-                }
-            };
-            let server = Server::bind(&runtime, ANY, frames().by_id(), service).unwrap();
+            let ((opened, handles), (keep, kept)) = (mpsc::channel(), mpsc::channel());
+            let make = move |_peer: &Address| LateAndPrompt { opened: opened.clone(), keep: keep.clone() };
+            let server = Server::builder().bind_each(&runtime, ANY, frames().by_id(), make).unwrap();
             let mut peer = dial(server.local_addr());
-            let request = |n: i32| [&u64::to_be_bytes(n as u64)[..], &n.to_be_bytes()].concat();
-            let requests: Vec<u8> = (0..LATE as i32).flat_map(request).collect();
-            peer.write_all(&requests).unwrap();
+            let request = |n: u8| [&u64::to_be_bytes(n.into())[..], &i32::from(n).to_be_bytes()].concat();
+            peer.write_all(&(0..LATE).flat_map(request).collect::<Vec<_>>()).unwrap();
             let replies: Vec<_> = (0..LATE).map(|_| kept.recv_timeout(PATIENCE).unwrap()).collect();
-            // All of them at once, with more requests behind.
+            // All of them at once.
             let held = hold(&runtime, 0);
-            for (n, reply) in replies.into_iter().enumerate() {
-                reply.send(Bytes::from(vec![n as u8; BYTES]));
+            for (n, reply) in (0..).zip(replies) {
+                reply.send(Bytes::from(vec![n; 100_000]));
             }
-            let more: Vec<u8> = (LATE as i32..2 * LATE as i32).flat_map(request).collect();
-            peer.write_all(&more).unwrap();
             drop(held);
             let mut seen = Vec::new();
-            for _ in 0..2 * LATE {
-                let (mut header, mut bytes) = ([0; 12], vec![0; BYTES]);
+            while seen.len() < 2 * usize::from(LATE) + 1 {
+                let (mut header, mut bytes) = ([0; 12], vec![0; 100_000]);
                 peer.read_exact(&mut header).unwrap();
+                if seen.is_empty() {
+                    // Most of them wait for room now.
+                    peer.write_all(&(LATE..2 * LATE).flat_map(request).collect::<Vec<_>>()).unwrap();
+                    let others =
+                        [&OTHERS.to_be_bytes()[..], &100_000_i32.to_be_bytes(), &[OTHERS as u8; 100_000]];
+                    handles.recv().unwrap().write(&others.concat()).unwrap();
+                }
                 let id = u64::from_be_bytes(header[..8].try_into().unwrap());
-                assert_eq!(header[8..], (BYTES as u32).to_be_bytes(), "behind {seen:?}");
+                assert_eq!(header[8..], 100_000_i32.to_be_bytes(), "behind {seen:?}");
                 peer.read_exact(&mut bytes).unwrap();
                 assert!(bytes.iter().all(|byte| u64::from(*byte) == id), "of {id}, behind {seen:?}");
                 seen.push(id);
             }
-            seen.sort_unstable();
-            assert_eq!(seen, (0..2 * LATE as u64).collect::<Vec<_>>());
+            assert!(seen.contains(&OTHERS));
+            seen.retain(|id| *id != OTHERS);
+            assert_eq!(seen, (0..2 * u64::from(LATE)).collect::<Vec<_>>());
         });
     }
 }

@@ -1,10 +1,11 @@
-//! What is said of requests behind their dispatch: replies from elsewhere, pushes, and times that are over.
+//! Responses find their place: of what was answered at once, elsewhere or later, of pushes, and of times that are over.
 
 use super::later::{Later, Said, UNASKED};
 use super::open::OpenRequests;
 use super::order::Turn;
 use super::responder::Responder;
-use crate::codec::{Correlation, CorrelationKind, EncodeError, Protocol, Response};
+use super::slice::At;
+use crate::codec::{Correlation, CorrelationKind, Encode, EncodeError, Protocol, Response};
 use crate::rpc::Service;
 use crate::rpc::client::expected::unasked_number;
 use crate::rpc::notice::{Notice, Why};
@@ -94,7 +95,6 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         full: usize,
     ) -> Result<(), EncodeError> {
         let Some((id, _)) = self.open.look(ticket) else { return Ok(()) };
-        let leaves = self.backlog.len() == 0 && out.len() < full;
         let codec = &mut self.responses;
         let encode = |out: &mut Vec<u8>| match response {
             None => Ok(0),
@@ -104,7 +104,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             }
         };
         let bytes = match &mut self.open {
-            OpenRequests::InOrder(order) if leaves && order.is_first(ticket) => {
+            OpenRequests::InOrder(order) if self.backlog.lets_pass(out, full) && order.is_first(ticket) => {
                 let bytes = encode(out)?;
                 order.say(ticket, Vec::new(), goes_on);
                 bytes
@@ -116,7 +116,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
                 bytes
             }
             open @ OpenRequests::AnyOrder(_) => {
-                let bytes = if leaves { encode(out)? } else { self.backlog.add(encode)? };
+                let bytes = self.backlog.put(out, full, encode)?;
                 open.said(ticket, goes_on);
                 bytes
             }
@@ -131,17 +131,36 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         Ok(())
     }
 
+    /// Puts the response of a request that has just come where it belongs.
+    pub(super) fn place(
+        &mut self,
+        at: &At<<P::Correlation as Correlation>::Id>,
+        response: &Response<P>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
+        let codec = &mut self.responses;
+        match &mut self.open {
+            OpenRequests::InOrder(order) if order.len() > 0 => {
+                order.push_held(at.ticket, |held| codec.encode(response, held))?;
+            }
+            _ => {
+                let encode = |out: &mut Vec<u8>| P::Correlation::encode(codec, at.id.clone(), response, out);
+                self.backlog.put(out, usize::MAX, encode)?;
+            }
+        }
+        self.server.tallies.mine().responses.add(1);
+        Ok(())
+    }
+
     /// What no request asked for.
     fn push(&mut self, response: &Response<P>, out: &mut Vec<u8>, full: usize) {
         if self.ending.owes && self.open.len() == 0 {
             // The connection is about to be reset, which does not wait for more.
             return;
         }
-        let leaves = self.backlog.len() == 0 && out.len() < full;
         let id = P::Correlation::id_from(unasked_number::<P::Correlation>());
         let (codec, tally) = (&mut self.responses, self.server.tallies.mine());
-        let encode = |out: &mut Vec<u8>| P::Correlation::encode(codec, id, response, out);
-        match if leaves { encode(out) } else { self.backlog.add(encode) } {
+        match self.backlog.put(out, full, |out| P::Correlation::encode(codec, id, response, out)) {
             Ok(()) => tally.pushed.add(1),
             // Nobody waits for it in particular.
             Err(_) => tally.encode_errors.add(1),
@@ -169,14 +188,8 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
             return self.release_up_to(out, full);
         }
         if self.tells_missing() {
-            let leaves = self.backlog.len() == 0 && out.len() < full;
             let id = P::Correlation::number_of(id).unwrap_or_default();
-            let encode = |out: &mut Vec<u8>| Notice::WithoutResponse { id, why }.encode(out);
-            if leaves {
-                encode(out)
-            } else {
-                self.backlog.add(encode)
-            }
+            self.backlog.put(out, full, |out| Notice::WithoutResponse { id, why }.encode(out));
             return self.open.said(ticket, false);
         }
         match &mut self.open {
@@ -195,8 +208,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         if self.backlog.len() > 0 {
             self.backlog.move_to(out, full.saturating_sub(out.len()));
         }
-        while self.backlog.len() == 0
-            && out.len() < full
+        while self.backlog.lets_pass(out, full)
             && let OpenRequests::InOrder(order) = &mut self.open
         {
             match order.pop(out) {

@@ -341,8 +341,21 @@ impl Backlog {
         self.bytes.len() - self.start
     }
 
-    /// Has a response appended.
-    pub(super) fn add<T>(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    /// Whether something may go into the output: nothing waits that it would pass, and there is room.
+    pub(super) fn lets_pass(&self, out: &[u8], full: usize) -> bool {
+        self.len() == 0 && out.len() < full
+    }
+
+    /// Encodes something into the output, or behind what waits already if that does or the output is full.
+    pub(super) fn put<T>(
+        &mut self,
+        out: &mut Vec<u8>,
+        full: usize,
+        encode: impl FnOnce(&mut Vec<u8>) -> T,
+    ) -> T {
+        if self.lets_pass(out, full) {
+            return encode(out);
+        }
         let before = self.bytes.len();
         let result = encode(&mut self.bytes);
         let added = self.bytes.len() - before;

@@ -7,9 +7,7 @@ use super::reply::{Answer, Dispatch, Lent, Slot};
 use super::responder::Responder;
 use super::service::{Missing, MissingCause};
 use super::slice::{At, Stop};
-use crate::codec::{
-    Correlation, CorrelationKind, DecodeError, Decoded, Encode, EncodeError, Protocol, Response,
-};
+use crate::codec::{Correlation, CorrelationKind, DecodeError, Decoded, EncodeError, Protocol, Response};
 use crate::config::SERVE_SLICE;
 use crate::rpc::notice::{Notice, Why};
 use crate::rpc::{Service, trace};
@@ -320,24 +318,6 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         }
     }
 
-    /// Puts the response of a request that has just come where it belongs.
-    pub(super) fn place(
-        &mut self,
-        at: &At<<P::Correlation as Correlation>::Id>,
-        response: &Response<P>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), EncodeError> {
-        let codec = &mut self.responses;
-        match &mut self.open {
-            OpenRequests::InOrder(order) if order.len() > 0 => {
-                order.push_held(at.ticket, |held| codec.encode(response, held))?;
-            }
-            _ => P::Correlation::encode(codec, at.id.clone(), response, out)?,
-        }
-        self.server.tallies.mine().responses.add(1);
-        Ok(())
-    }
-
     /// A request that has just come has no response: finds another way to tell, or gives the connection up.
     fn missing(
         &mut self,
@@ -361,7 +341,7 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         }
         if self.tells_missing() {
             let id = P::Correlation::number_of(at.id).unwrap_or_default();
-            Notice::WithoutResponse { id, why }.encode(out);
+            self.backlog.put(out, usize::MAX, |out| Notice::WithoutResponse { id, why }.encode(out));
             return ControlFlow::Continue(());
         }
         if let OpenRequests::InOrder(order) = &mut self.open {
