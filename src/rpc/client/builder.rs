@@ -1,12 +1,12 @@
 //! How a client is set up.
 
+use super::call::deadlines::Deadlines;
+use super::call::state::Pending;
 use super::caller::{Caller, NoCaller, WithPushes};
 use super::connect::Told;
-use super::deadlines::Deadlines;
 use super::engine::{Engine, Parts};
 use super::expected::Numbers;
 use super::gate::Gate;
-use super::state::Pending;
 use super::target::{Target, Watcher};
 use super::{Client, StopsOnDrop};
 use crate::batch::Batcher;

@@ -1,7 +1,7 @@
 //! How a client ended, for everybody who wants to know.
 
+use super::call::state::Pending;
 use super::gate::{Gate, Ticket, tell};
-use super::state::Pending;
 use super::waiters::Waiters;
 use crate::rpc::{Cause, Unfinished};
 use std::io;

@@ -1,9 +1,9 @@
 //! What a client has beyond its current connection: the queues, the caller, and how it ends.
 
+use super::call::state::Pending;
 use super::caller::Caller;
 use super::connect::Told;
 use super::gate::Gate;
-use super::state::Pending;
 use super::target::Target;
 use crate::batch::Consumer;
 use crate::codec::{EncodeError, Protocol, Request, Response};

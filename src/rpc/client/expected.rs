@@ -1,6 +1,6 @@
 //! Requests that were sent, and whom their responses are for.
 
-use super::state::{NO_ID, Pending, Promise};
+use super::call::state::{NO_ID, Pending, Promise};
 use crate::codec::{Correlation, CorrelationKind};
 use crate::rpc::{CallError, Cause};
 use slab::Slab;
@@ -328,7 +328,7 @@ pub(in crate::rpc) fn streamed_id<C: Correlation>() -> C::Id {
 mod tests {
     use super::*;
     use crate::codec::{ById, Decode, DecodeError, Decoded, Encode, EncodeError, Tagged};
-    use crate::rpc::client::state::CallState;
+    use crate::rpc::client::call::state::CallState;
 
     /// Ids of 32 bits, as many protocols have them; and what JavaScript can count.
     #[derive(Clone, Copy, Debug)]

@@ -8,9 +8,9 @@
 //! A thread that may block waits at its lane instead, unless a request of its own could be in the waiting room: a lane with room again
 //! takes many requests of a thread for each time that it is woken, the waiting room one.
 
-use super::deadlines::Deadlines;
+use super::call::deadlines::Deadlines;
+use super::call::state::{CallState, Pending, Promise};
 use super::end::End;
-use super::state::{CallState, Pending, Promise};
 use super::target::Target;
 use super::waiters::{Admission, Waiters};
 use crate::batch::{Batcher, PushError};

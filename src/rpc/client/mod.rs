@@ -4,14 +4,12 @@ pub(super) mod builder;
 pub(super) mod call;
 pub(super) mod caller;
 pub(super) mod connect;
-pub(super) mod deadlines;
 mod end;
 mod engine;
 pub(super) mod expected;
 pub(super) mod gate;
 pub(super) mod requester;
 pub(super) mod sender;
-pub(super) mod state;
 pub(super) mod target;
 pub(super) mod waiters;
 

@@ -1,9 +1,9 @@
 //! From a client's queues into its connection's output, as far as there is room.
 
+use super::call::state::Pending;
 use super::caller::Caller;
 use super::engine::Engine;
 use super::expected::{Expected, InFlight, streamed_id};
-use super::state::Pending;
 use crate::batch::Run;
 use crate::codec::{Correlation, CorrelationKind, Encode, EncodeError, Protocol, Request, Response};
 use crate::rpc::CallError;

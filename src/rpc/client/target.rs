@@ -1,6 +1,6 @@
 //! Whom to tell of what other threads did: the current connection, or what stands for it while there is none.
 
-use super::state::{NO_ID, Sent};
+use super::call::state::{NO_ID, Sent};
 use crate::reactor::Handle;
 use parking_lot::Mutex;
 use std::fmt;

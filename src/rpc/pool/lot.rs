@@ -1,6 +1,6 @@
 //! Where the calls of a pool wait as long as none of its servers is connected.
 
-use crate::rpc::client::state::CallState;
+use crate::rpc::client::call::state::CallState;
 use crate::rpc::{CallError, Cause};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 //! The deadlines of a client's calls, with one timer for all of them.
 
 use super::state::CallState;
-use super::target::Target;
 use crate::reactor::{Reactor, ReactorHandle};
+use crate::rpc::client::target::Target;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,11 +1,14 @@
 //! One request on its way, as the one who made it sees it.
 
-use super::deadlines::DeadlineKey;
-use super::gate::{Gate, Ticket, without_promise};
-use super::state::{CallState, Pending, Promise};
+pub(in crate::rpc) mod deadlines;
+pub(in crate::rpc) mod state;
+
 use crate::batch::PushError;
 use crate::rpc::CallError;
+use crate::rpc::client::gate::{Gate, Ticket, without_promise};
 use crate::waiting;
+use deadlines::DeadlineKey;
+use state::{CallState, Pending, Promise};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
