@@ -2,9 +2,13 @@
 
 use super::support::*;
 use bytes::Bytes;
-use std::sync::{Arc, Mutex};
-use trochus::codec::{FixedSize, Int32, LengthDelimited, Lines, Pair, Protocol, Records};
-use trochus::rpc::{Client, ClientOptions, Reply, Server};
+use std::io::{ErrorKind, Read, Write};
+use std::sync::{Arc, Mutex, mpsc};
+use trochus::codec::{
+    Decode, DecodeError, Decoded, Encode, EncodeError, FixedSize, Int32, LengthDelimited, Lines, Pair,
+    Protocol, Records,
+};
+use trochus::rpc::{CallError, Client, ClientOptions, Reply, Server};
 
 #[test]
 fn frames_are_seen_in_place() {
@@ -124,5 +128,97 @@ fn json_lines_are_answered() {
         peer.write_all(b"{\"text\":\"one two\"}\n{\"text\":}\n{\"text\":\"\"}\n").unwrap();
         assert_eq!(rest_until_reset(&mut peer), b"{\"words\":2}\n");
         client.close().unwrap();
+    });
+}
+
+/// Frames whose first byte says how long they are; 255 of one that lasts until the end of the stream.
+#[derive(Clone, Copy, Debug)]
+struct OpenEnded;
+
+impl Decode for OpenEnded {
+    type Item<'a> = &'a [u8];
+    type Owned = Vec<u8>;
+
+    fn decode<'a>(&mut self, input: &'a [u8]) -> Result<Decoded<&'a [u8]>, DecodeError> {
+        match input {
+            [] | [255, ..] => Ok(Decoded::NeedMore { at_least: 1 }),
+            [len, rest @ ..] => Ok(match rest.get(..usize::from(*len)) {
+                Some(item) => Decoded::Item { item, consumed: 1 + item.len() },
+                None => Decoded::NeedMore { at_least: usize::from(*len) - rest.len() },
+            }),
+        }
+    }
+
+    fn decode_eof<'a>(&mut self, input: &'a [u8]) -> Result<Option<&'a [u8]>, DecodeError> {
+        match input {
+            [] => Ok(None),
+            [255, item @ ..] => Ok(Some(item)),
+            _ => Err(DecodeError::UnexpectedEnd { bytes: input.len() }),
+        }
+    }
+
+    fn into_owned(item: &[u8]) -> Vec<u8> {
+        item.to_vec()
+    }
+}
+
+impl Encode<Vec<u8>> for OpenEnded {
+    fn encode(&mut self, item: &Vec<u8>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        out.push(item.len() as u8);
+        out.extend_from_slice(item);
+        Ok(())
+    }
+}
+
+#[test]
+fn the_last_response_may_end_with_the_stream() {
+    on_each_backend(|runtime| {
+        let (listener, address) = listen();
+        let connect = || Client::connect(runtime, address.as_str(), OpenEnded).unwrap();
+        // Of a call, which comes as a whole, however large.
+        let client = connect();
+        let mut peer = accept(&listener);
+        let calls = [client.call(vec![1]), client.call(vec![2]), client.call(vec![3])];
+        peer.read_exact(&mut [0; 6]).unwrap();
+        peer.write_all(&[1, 10, 255]).unwrap();
+        peer.write_all(&[20; 100_000]).unwrap();
+        end_output(&peer);
+        let [first, second, third] = calls.map(|call| call.wait());
+        assert_eq!((first.unwrap(), second.unwrap()), (vec![10], vec![20; 100_000]));
+        let error = third.unwrap_err();
+        assert!(
+            matches!(&error, CallError::Lost(cause) if cause.kind() == ErrorKind::UnexpectedEof),
+            "{error}"
+        );
+        // Of a request that was pushed, and nothing is left to be said.
+        let (say, said) = mpsc::channel();
+        let callback = move |response: &[u8]| say.send(response.to_vec()).unwrap();
+        let client =
+            Client::connect_with(runtime, &ClientOptions::new(), &address, OpenEnded, callback).unwrap();
+        let mut peer = accept(&listener);
+        client.push(vec![1]).unwrap();
+        peer.read_exact(&mut [0; 2]).unwrap();
+        peer.write_all(&[255]).unwrap();
+        end_output(&peer);
+        client.close().unwrap();
+        assert_eq!(said.try_iter().collect::<Vec<_>>(), [Vec::<u8>::new()]);
+        // What nobody asked for is the server's fault, as it is elsewhere.
+        let client = connect();
+        let mut peer = accept(&listener);
+        peer.write_all(&[255, 1]).unwrap();
+        end_output(&peer);
+        eventually("it ends", || client.is_closed());
+        let error = client.close().unwrap_err();
+        assert!(error.to_string().contains("no request"), "{error}");
+        // A response that was cut off is none.
+        let client = connect();
+        let mut peer = accept(&listener);
+        let call = client.call(vec![1]);
+        peer.read_exact(&mut [0; 2]).unwrap();
+        peer.write_all(&[3, 1, 2]).unwrap();
+        end_output(&peer);
+        let error = call.wait().unwrap_err();
+        assert!(error.may_have_been_executed(), "{error}");
+        assert!(error.to_string().contains("3 bytes"), "{error}");
     });
 }

@@ -167,20 +167,26 @@ fn without_the_promise_a_clean_end_proves_nothing() {
 fn neither_does_an_end_within_a_response_nor_a_reset() {
     use std::io::Write;
     on_each_backend(|runtime| {
-        for resets in [false, true] {
+        for (answered, resets) in [(false, false), (true, false), (false, true), (true, true)] {
             let (listener, address) = listen();
             let options = ClientOptions::new().peer_drains_cleanly(true);
             let client = Client::connect_with(runtime, &options, address, Int32, drop).unwrap();
             let mut peer = accept(&listener);
-            let call = client.call(1);
-            read_ints(&mut peer, 1);
+            let (first, second) = (client.call(1), client.call(2));
+            read_ints(&mut peer, 2);
+            if answered {
+                write_ints(&mut peer, [1]);
+                first.wait().unwrap();
+            }
             if resets {
                 reset(peer);
             } else {
+                // Fewer bytes than the client said that it has use for.
                 peer.write_all(&[0, 0]).unwrap();
                 end_output(&peer);
             }
-            assert!(call.wait().unwrap_err().may_have_been_executed());
+            let error = second.wait().unwrap_err();
+            assert!(error.may_have_been_executed(), "{error}");
         }
     });
 }

@@ -145,11 +145,14 @@ impl<'a, P: Protocol> Requests<'a, P> {
     ///
     /// # Errors
     ///
-    /// The request cannot be encoded, or the client was closed and only responses are still coming.
+    /// The request cannot be encoded; or the client was closed and only responses are still coming, or the last one came with the
+    /// connection's end.
     #[inline]
     pub fn push(&mut self, request: &Request<P>) -> Result<(), EncodeError> {
         if !self.accepts {
-            return Err(EncodeError::custom("the client is closed: no request can be made any more"));
+            return Err(EncodeError::custom(
+                "the client is closed, or its connection ends: no request can be made here any more",
+            ));
         }
         P::Correlation::encode(self.codec, streamed_id::<P::Correlation>(), request, &mut self.out)?;
         self.made += 1;

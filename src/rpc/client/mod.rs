@@ -8,6 +8,7 @@ mod end;
 mod engine;
 pub(super) mod expected;
 pub(super) mod gate;
+pub(super) mod receive;
 pub(super) mod requester;
 pub(super) mod sender;
 pub(super) mod target;

@@ -1,14 +1,13 @@
-//! The client's handler of one connection: requests from the lanes out, responses in.
+//! The client's handler of one connection: when requests leave, and how it ends. How responses are received, `receive.rs` says.
 
 use super::caller::{Caller, Requests};
 use super::connect::{Disconnected, Slot};
 use super::engine::Engine;
-use super::expected::{Expected, Recipient, unasked_number};
+use super::expected::Expected;
 use super::sender::Sender;
-use crate::codec::{Correlation, CorrelationKind, Decode, Decoded, Protocol, Request, Response};
+use crate::codec::{Correlation, CorrelationKind, Protocol, Request, Response};
 use crate::reactor::{CloseReason, Handler, Io, Polled, Reactor};
 use crate::rpc::Cause;
-use crate::rpc::notice::{self, Notice};
 use std::io::ErrorKind;
 use std::time::Instant;
 
@@ -17,32 +16,30 @@ pub(in crate::rpc) struct Requester<P: Protocol, K: Caller<P>> {
     slot: Slot<P, K>,
     tried: usize,
     /// Goes on to the next connection when this one is lost.
-    engine: Option<Engine<P, K>>,
-    requests: P::RequestCodec,
-    responses: P::ResponseCodec,
-    expected: Expected<Request<P>, Response<P>>,
+    pub(super) engine: Option<Engine<P, K>>,
+    pub(super) requests: P::RequestCodec,
+    pub(super) responses: P::ResponseCodec,
+    pub(super) expected: Expected<Request<P>, Response<P>>,
     /// Bytes of requests in flight that are kept to be sent again.
-    kept: usize,
+    pub(super) kept: usize,
     opened: Option<Instant>,
     /// A response has come.
-    proved: bool,
+    pub(super) proved: bool,
     /// There was no room for more output when it was last looked at. Then the kernel's taking it is what to wait for.
     is_full: bool,
     /// Whether what producers pushed goes first when both find room.
     streamed_first: bool,
     /// Everything was sent and nothing more will be.
-    finishing: bool,
-    /// A part of a response is all that there is.
-    mid_response: bool,
+    pub(super) finishing: bool,
     /// The server said that it answered everything that it took.
-    goodbye: bool,
+    pub(super) goodbye: bool,
     /// Whether the connection's timer is set, and for when.
     timer: Option<Instant>,
     /// What this side found wrong, or why it ends.
     fault: Option<Cause>,
     /// Requests that are known to remain without a response, and how many of these were pushed.
-    unanswered: u64,
-    unanswered_pushed: u64,
+    pub(super) unanswered: u64,
+    pub(super) unanswered_pushed: u64,
 }
 
 impl<P: Protocol, K: Caller<P>> Requester<P, K> {
@@ -66,7 +63,6 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
             is_full: false,
             streamed_first: false,
             finishing: false,
-            mid_response: false,
             goodbye: false,
             timer: None,
             fault: None,
@@ -74,8 +70,6 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
             unanswered_pushed: 0,
         }
     }
-
-    // Requests out.
 
     /// Takes requests over while there is room for them. Whether there were any, or anything else was done to the connection.
     fn pump(&mut self, io: &mut Io<'_>) -> bool {
@@ -163,78 +157,6 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
         self.engine.as_ref().is_some_and(|engine| self.expected.calls() < engine.options.calls_in_flight)
     }
 
-    // Responses in.
-
-    /// Hands the responses out that have arrived: how many bytes they were, and how many there must be for the next one; `None` if
-    /// that is there, and has to wait.
-    fn receive(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> Result<(usize, Option<usize>), Cause> {
-        let Some(engine) = &mut self.engine else { return Ok((bytes.len(), Some(0))) };
-        let (room, limit) = (engine.options.room(io.pending()), engine.options.input_limit());
-        let (codec, expected, accepts) = (&mut self.requests, &mut self.expected, !self.finishing);
-        let mut requests = Requests::<P>::new(codec, expected, io.out(), room, accepts, &engine.target);
-        requests.input = bytes;
-        let wanted = loop {
-            let input = requests.input;
-            if P::Correlation::HAS_NOTICES && Notice::begins(input) {
-                let Some(notice) =
-                    Notice::decode(input).map_err(|text| Cause::new(ErrorKind::InvalidData, text))?
-                else {
-                    break notice::BYTES;
-                };
-                requests.input = &input[notice::BYTES..];
-                match notice {
-                    Notice::Goodbye { .. } => self.goodbye = true,
-                    Notice::WithoutResponse { id, why } => match requests.recipient(id) {
-                        Some(Recipient::Call(call)) => {
-                            self.kept -= call.kept_bytes();
-                            call.promise.lose(&Cause::new(ErrorKind::Other, why.text()));
-                        }
-                        Some(Recipient::Callback) => {
-                            self.unanswered += 1;
-                            self.unanswered_pushed += 1;
-                        }
-                        Some(Recipient::Nobody(call)) => self.kept -= call.kept_bytes(),
-                        Some(Recipient::Unknown) => {}
-                        None => return Err(fault("the server refused what nobody asked for")),
-                    },
-                }
-                continue;
-            }
-            let decoded = P::Correlation::decode(&mut self.responses, input);
-            let decoded = decoded.map_err(|error| Cause::new(ErrorKind::InvalidData, error.to_string()))?;
-            let ((id, response), taken) = match decoded {
-                Decoded::Item { item, consumed } => (item, consumed),
-                Decoded::NeedMore { at_least } => break input.len().saturating_add(at_least),
-            };
-            requests.input = &input[taken..];
-            let number = P::Correlation::number_of(id);
-            match number.and_then(|number| requests.recipient(number)) {
-                Some(Recipient::Callback) => engine.caller.on_response(&mut requests, response),
-                Some(Recipient::Call(call)) => {
-                    self.kept -= call.kept_bytes();
-                    call.promise.fulfil(<P::ResponseCodec as Decode>::into_owned(response));
-                }
-                Some(Recipient::Nobody(call)) => self.kept -= call.kept_bytes(),
-                Some(Recipient::Unknown) if number == Some(unasked_number::<P::Correlation>()) => {
-                    engine.caller.on_push(&mut requests, response);
-                }
-                Some(Recipient::Unknown) => {}
-                None => return Err(fault("the server sent a response to no request")),
-            }
-        };
-        let held = requests.held();
-        if !held.is_empty() {
-            return Ok((bytes.len() - held.len(), None));
-        }
-        if wanted > limit {
-            let text = format!(
-                "the server sends a response of at least {wanted} bytes; the limit is {limit} (`StreamOptions::input_limit`)"
-            );
-            return Err(Cause::new(ErrorKind::InvalidData, text));
-        }
-        Ok((bytes.len() - requests.input.len(), Some(wanted)))
-    }
-
     /// No response will come any more.
     fn lose(&mut self, cause: &Cause) {
         self.unanswered += self.expected.awaited_requests();
@@ -248,10 +170,6 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
         self.fault.get_or_insert(cause);
         io.abort();
     }
-}
-
-fn fault(text: &str) -> Cause {
-    Cause::new(ErrorKind::InvalidData, text)
 }
 
 impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
@@ -279,7 +197,6 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
         match self.receive(io, bytes) {
             Ok((consumed, wanted)) => {
                 self.proved |= consumed > 0;
-                self.mid_response = consumed < bytes.len();
                 let pauses = self.engine.as_ref().is_some_and(|engine| engine.target.pauses());
                 match wanted {
                     Some(wanted) if !pauses => io.expect(wanted),
@@ -332,16 +249,19 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
     }
 
     fn on_end(&mut self, io: &mut Io<'_>) {
-        let ended = Cause::new(ErrorKind::UnexpectedEof, "the server ended it");
-        if let Some(engine) = &mut self.engine {
-            let clean = !self.mid_response && (self.goodbye || engine.options.peer_drains_cleanly);
-            if clean {
-                // Before what was not sent yet; nobody has to wait for those that were given up.
-                let mut back = self.expected.take_back(&ended);
-                self.kept = 0;
-                back.append(&mut engine.queued);
-                engine.queued = back;
-            }
+        let (ended, in_order) = match self.receive_last(io) {
+            Ok(()) => (Cause::new(ErrorKind::UnexpectedEof, "the server ended it"), true),
+            Err(cause) => (cause, false),
+        };
+        if let Some(engine) = &mut self.engine
+            && in_order
+            && (self.goodbye || engine.options.peer_drains_cleanly)
+        {
+            // Before what was not sent yet; nobody has to wait for those that were given up.
+            let mut back = self.expected.take_back(&ended);
+            self.kept = 0;
+            back.append(&mut engine.queued);
+            engine.queued = back;
         }
         // Output may take its time yet, but nobody has to wait for that.
         self.lose(&ended);
