@@ -172,6 +172,9 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Bytes of requests in flight that a client keeps, to send them again if the server did not take them.
 pub const RESEND_BYTES: usize = 16 << 20;
 
+/// Bytes of responses to one request that wait at a client for whoever asked.
+pub const PARTS_BYTES: usize = 1 << 20;
+
 /// Calls of one client that wait for their response.
 pub const CALLS_IN_FLIGHT: usize = 65_536;
 

@@ -71,6 +71,7 @@ mod trace;
 
 pub use client::builder::{ClientBuilder, Connecting};
 pub use client::call::Call;
+pub use client::call::parts::ResponseParts;
 pub use client::caller::{Caller, NoCaller, Requests, WithPushes};
 pub use client::target::ClientState;
 pub use client::waiters::Push;

@@ -94,6 +94,7 @@ pub struct ClientOptions {
     pub(super) close_timeout: Duration,
     pub(super) peer_drains_cleanly: bool,
     pub(super) resend_bytes: usize,
+    pub(super) parts_bytes: usize,
     /// Calls that were not sent fail when the connection is lost, instead of waiting for another one.
     pub(super) moves_on: bool,
 }
@@ -113,6 +114,7 @@ impl Default for ClientOptions {
             close_timeout: config::CLIENT_CLOSE_TIMEOUT,
             peer_drains_cleanly: false,
             resend_bytes: config::RESEND_BYTES,
+            parts_bytes: config::PARTS_BYTES,
             moves_on: false,
         }
     }
@@ -233,6 +235,14 @@ impl ClientOptions {
     /// [`NotSent`](super::CallError::NotSent) then.
     pub fn resend_bytes(mut self, bytes: usize) -> Self {
         self.resend_bytes = bytes;
+        self
+    }
+
+    /// Bytes of responses, as they are on the wire, that may wait to be taken out of one
+    /// [`ResponseParts`](super::ResponseParts): [`config::PARTS_BYTES`] unless set. Beyond that, by one response, the client stops
+    /// reading until half of them are taken.
+    pub fn parts_bytes(mut self, bytes: usize) -> Self {
+        self.parts_bytes = bytes;
         self
     }
 

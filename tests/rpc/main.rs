@@ -11,6 +11,7 @@ mod lost;
 mod on_reactor;
 mod order;
 mod overload;
+mod parts;
 mod pausing;
 mod peers;
 mod pool;

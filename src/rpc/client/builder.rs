@@ -210,6 +210,7 @@ impl<P: Protocol, K: Caller<P>> ClientBuilder<P, K> {
             streamed,
             lingers: options.linger.is_some(),
             call_timeout: options.call_timeout,
+            parts_bytes: options.parts_bytes,
             #[cfg(feature = "tower")]
             readiness: crate::rpc::tower::Readiness::new(options.calls_in_flight),
             _closes: Arc::new(StopsOnDrop(gate.clone())),

@@ -1,6 +1,7 @@
 //! What a client does with responses.
 
-use super::expected::{Expected, Recipient, streamed_id};
+use super::call::state::Part;
+use super::expected::{Expected, InFlight, Recipient, streamed_id};
 use super::target::Target;
 use crate::codec::{Correlation, CorrelationKind, EncodeError, Protocol, Request, Response, ResponseRef};
 use crate::rpc::Unfinished;
@@ -131,6 +132,11 @@ impl<'a, P: Protocol> Requests<'a, P> {
     /// The server notices by and by, and takes no more requests.
     pub fn pause_responses(&mut self) {
         self.target.set_paused();
+        self.hold();
+    }
+
+    /// Has what was received and not decoded wait.
+    pub(in crate::rpc) fn hold(&mut self) {
         if self.held.is_empty() {
             self.held = std::mem::take(&mut self.input);
         }
@@ -172,6 +178,24 @@ impl<'a, P: Protocol> Requests<'a, P> {
             CorrelationKind::InOrder | CorrelationKind::ById => {
                 self.expected.requests() + self.made + self.due
             }
+        }
+    }
+
+    /// One of several responses has come for a call that was taken out for it.
+    #[cold]
+    pub(in crate::rpc) fn hand_out_part(
+        &mut self,
+        id: u64,
+        call: InFlight<Request<P>, Response<P>>,
+        response: Response<P>,
+        bytes: usize,
+    ) {
+        let Part::More { promise, fills } = call.promise.part(response, bytes) else { return };
+        // What was begun is not made again.
+        self.expected.put_back(id, InFlight { promise, kept: None });
+        if fills {
+            self.target.hold_for_parts(true);
+            self.hold();
         }
     }
 

@@ -32,6 +32,9 @@ pub(in crate::rpc) struct InFlight<Req, Res> {
 pub(in crate::rpc) enum Recipient<Req, Res> {
     Callback,
     Call(InFlight<Req, Res>),
+    /// A call with several responses, of which this is one. Unless it is the last one, the call goes
+    /// [back](Expected::put_back).
+    Part(InFlight<Req, Res>),
     /// A call that nobody waits for any more.
     Nobody(InFlight<Req, Res>),
     /// An id that no request has any more.
@@ -191,6 +194,23 @@ impl<Req, Res> Expected<Req, Res> {
         }
     }
 
+    /// Another response is for the call that was [taken out](Self::recipient) for this one, with this id.
+    pub(in crate::rpc) fn put_back(&mut self, id: u64, call: InFlight<Req, Res>) {
+        match self {
+            Expected::InOrder { next, calls, .. } => {
+                *calls += 1;
+                next.push_front(Next::Call(call));
+            }
+            Expected::ById { calls, numbers, .. } => {
+                let (key, used) = numbers.parts(id);
+                // The entry that has become free last is the next to be used.
+                let at = calls.insert((used, call));
+                debug_assert_eq!(at, key, "nothing was sent meanwhile");
+            }
+            Expected::Uncorrelated => drop(call),
+        }
+    }
+
     /// Takes the call with this id out, if it is in flight: where there are ids, one that is given up makes room for another.
     pub(in crate::rpc) fn forget(&mut self, id: u64) -> Option<InFlight<Req, Res>> {
         let Expected::ById { calls, numbers, .. } = self else { return None };
@@ -209,6 +229,11 @@ impl<Req, Res> Expected<Req, Res> {
     pub(in crate::rpc) fn take_back(&mut self, cause: &Cause) -> VecDeque<Pending<Req, Res>> {
         let mut back = VecDeque::new();
         for InFlight { promise, kept } in self.drain() {
+            if promise.has_begun() {
+                // What was begun was taken.
+                promise.lose(cause);
+                continue;
+            }
             promise.was_not_sent();
             match kept {
                 Some((request, _)) if promise.is_wanted() => back.push_back(Pending { request, promise }),
@@ -256,7 +281,13 @@ impl<Req, Res> Next<Req, Res> {
 
 impl<Req, Res> InFlight<Req, Res> {
     fn into_recipient(self) -> Recipient<Req, Res> {
-        if self.promise.is_wanted() { Recipient::Call(self) } else { Recipient::Nobody(self) }
+        if self.promise.has_parts() {
+            Recipient::Part(self)
+        } else if self.promise.is_wanted() {
+            Recipient::Call(self)
+        } else {
+            Recipient::Nobody(self)
+        }
     }
 
     /// Bytes on the wire, if the request is kept.

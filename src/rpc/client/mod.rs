@@ -24,6 +24,8 @@ use crate::rpc::{CallError, Cause, SendError, Unfinished};
 use crate::waiting;
 use builder::ClientBuilder;
 use call::Call;
+use call::parts::{Incoming, ResponseParts};
+use call::state::CallState;
 use caller::Caller;
 use gate::{Gate, Ticket, boxed};
 use std::fmt;
@@ -41,12 +43,13 @@ use waiters::Push;
 /// | way in | where the response goes | when there is no room |
 /// | --- | --- | --- |
 /// | [`call`](Self::call), [`try_call`](Self::try_call) | to the [`Call`], which is awaited, or [waited](Call::wait) for | it is on its way all the same; handed back |
+/// | [`call_in_parts`](Self::call_in_parts) | several, to the [`ResponseParts`] | it is on its way all the same |
 /// | [`send`](Self::send), [`try_send`](Self::try_send) | to a callback of its own | waits, hands it back |
 /// | [`push`](Self::push), [`push_async`](Self::push_async), [`try_push`](Self::try_push) | to the client's callback or [`Caller`] | waits, awaits, hands it back |
 /// | [`producer`](Self::producer) | to the client's callback or [`Caller`] | as for pushes |
 /// | [`Requests`](crate::rpc::Requests), on the reactor itself | to the [`Caller`] | see there |
 ///
-/// What one thread asks for through the client, in the first three ways, goes out in its order. A producer has an order of its
+/// What one thread asks for through the client, in all of these ways but the last two, goes out in its order. A producer has an order of its
 /// own: between it and anything else there is none.
 ///
 /// On a reactor's own thread nothing here waits: what would, returns an error there at once.
@@ -58,6 +61,7 @@ pub struct Client<P: Protocol> {
     streamed: Batcher<Request<P>>,
     lingers: bool,
     call_timeout: Option<Duration>,
+    parts_bytes: usize,
     #[cfg(feature = "tower")]
     pub(in crate::rpc) readiness: crate::rpc::tower::Readiness,
     _closes: Arc<StopsOnDrop<P>>,
@@ -132,6 +136,47 @@ impl<P: Protocol> Client<P> {
         P::Correlation: Matching,
     {
         Call::try_new(self.gate.clone(), request, self.call_timeout)
+    }
+
+    /// Makes a request that is answered by several responses, if the protocol knows such; at a trochus server, by
+    /// [`Reply::in_parts`](crate::rpc::Reply::in_parts). They come out of what this returns, in their order.
+    ///
+    /// `is_last` says of each whether it is the last one, on the client's reactor. If it panics, the client ends. It is asked of every
+    /// response in its order, in order even when nobody wants them any more.
+    ///
+    /// ```
+    /// # use trochus::{Runtime, codec::{ByteLines, Protocol}, rpc::{Client, Reply, Server}};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let runtime = Runtime::new()?;
+    /// // Says a word letter by letter; an empty line is the end.
+    /// let server = Server::bind(&runtime, "127.0.0.1:0", ByteLines::new(), |word: &[u8], reply: Reply<bytes::Bytes>| {
+    ///     let parts = reply.in_parts();
+    ///     for letter in word.chunks(1) {
+    ///         let _ = parts.push(bytes::Bytes::copy_from_slice(letter));
+    ///     }
+    ///     let _ = parts.push(bytes::Bytes::new());
+    ///     parts.finish();
+    /// })?;
+    /// let client = Client::connect(&runtime, server.local_addr(), ByteLines::new())?;
+    /// let mut letters = client.call_in_parts("abc".into(), |line| line.is_empty());
+    /// let mut word = Vec::new();
+    /// while let Some(letter) = letters.wait_next() { // or `next().await`
+    ///     word.extend_from_slice(&letter?);
+    /// }
+    /// assert_eq!(word, b"abc");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn call_in_parts(
+        &self,
+        request: Request<P>,
+        is_last: impl FnMut(&Response<P>) -> bool + Send + 'static,
+    ) -> ResponseParts<Request<P>, Response<P>>
+    where
+        P::Correlation: Matching,
+    {
+        let state = CallState::in_parts(Incoming::new(Box::new(is_last), self.parts_bytes));
+        ResponseParts::of(Call::of(state, self.gate.clone(), request, self.call_timeout))
     }
 
     pub(in crate::rpc) fn gate(&self) -> &Arc<Gate<Request<P>, Response<P>>> {
@@ -316,6 +361,7 @@ impl<P: Protocol> Clone for Client<P> {
             streamed: self.streamed.clone(),
             lingers: self.lingers,
             call_timeout: self.call_timeout,
+            parts_bytes: self.parts_bytes,
             #[cfg(feature = "tower")]
             readiness: self.readiness.clone(),
             _closes: self._closes.clone(),

@@ -30,7 +30,7 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
                 match notice {
                     Notice::Goodbye { .. } => self.goodbye = true,
                     Notice::WithoutResponse { id, why } => match requests.recipient(id) {
-                        Some(Recipient::Call(call)) => {
+                        Some(Recipient::Call(call) | Recipient::Part(call)) => {
                             self.kept -= call.kept_bytes();
                             call.promise.lose(&Cause::new(ErrorKind::Other, why.text()));
                         }
@@ -52,7 +52,7 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
                 Decoded::NeedMore { at_least } => break input.len().saturating_add(at_least),
             };
             requests.input = &input[taken..];
-            hand_out(&mut engine.caller, &mut self.kept, &mut requests, id, response)?;
+            hand_out(&mut engine.caller, &mut self.kept, &mut requests, id, response, taken)?;
         };
         let held = requests.held();
         if !held.is_empty() {
@@ -88,7 +88,7 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
         self.proved = true;
         let (codec, expected) = (&mut self.requests, &mut self.expected);
         let mut requests = Requests::<P>::new(codec, expected, io.out(), 0, false, &engine.target);
-        hand_out(&mut engine.caller, &mut self.kept, &mut requests, id, response)
+        hand_out(&mut engine.caller, &mut self.kept, &mut requests, id, response, rest.len())
     }
 }
 
@@ -100,6 +100,7 @@ fn hand_out<P: Protocol, K: Caller<P>>(
     requests: &mut Requests<'_, P>,
     id: <P::Correlation as Correlation>::Id,
     response: ResponseRef<'_, P>,
+    bytes: usize,
 ) -> Result<(), Cause> {
     let number = P::Correlation::number_of(id);
     match number.and_then(|number| requests.recipient(number)) {
@@ -107,6 +108,11 @@ fn hand_out<P: Protocol, K: Caller<P>>(
         Some(Recipient::Call(call)) => {
             *kept -= call.kept_bytes();
             call.promise.fulfil(<P::ResponseCodec as Decode>::into_owned(response));
+        }
+        Some(Recipient::Part(call)) => {
+            *kept -= call.kept_bytes();
+            let response = <P::ResponseCodec as Decode>::into_owned(response);
+            requests.hand_out_part(number.unwrap_or_default(), call, response, bytes);
         }
         Some(Recipient::Nobody(call)) => *kept -= call.kept_bytes(),
         Some(Recipient::Unknown) if number == Some(unasked_number::<P::Correlation>()) => {

@@ -4,7 +4,7 @@ use super::call::state::{NO_ID, Sent};
 use crate::reactor::Handle;
 use parking_lot::Mutex;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Where a client is with its connection.
@@ -32,6 +32,8 @@ pub(in crate::rpc) struct Target {
     given_up: Mutex<Vec<u64>>,
     has_given_up: AtomicBool,
     pauses: AtomicBool,
+    /// Calls with more responses than may wait.
+    full_parts: AtomicUsize,
     aborts: AtomicBool,
     watcher: OnceLock<Watcher>,
 }
@@ -149,8 +151,17 @@ impl Target {
         self.pauses.store(true, Ordering::SeqCst);
     }
 
+    /// Of one call, more responses wait than may; or no more do.
+    pub(in crate::rpc) fn hold_for_parts(&self, on: bool) {
+        if on {
+            self.full_parts.fetch_add(1, Ordering::SeqCst);
+        } else if self.full_parts.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.notify();
+        }
+    }
+
     pub(in crate::rpc) fn pauses(&self) -> bool {
-        self.pauses.load(Ordering::SeqCst)
+        self.pauses.load(Ordering::SeqCst) || self.full_parts.load(Ordering::SeqCst) > 0
     }
 
     /// The client is to end at once.

@@ -1,6 +1,7 @@
 //! One request on its way, as the one who made it sees it.
 
 pub(in crate::rpc) mod deadlines;
+pub(in crate::rpc) mod parts;
 pub(in crate::rpc) mod state;
 
 use crate::batch::PushError;
@@ -32,7 +33,16 @@ pub struct Call<Req: Send + 'static, Res: Send + 'static> {
 
 impl<Req: Send + 'static, Res: Send + 'static> Call<Req, Res> {
     pub(in crate::rpc) fn new(gate: Arc<Gate<Req, Res>>, request: Req, timeout: Option<Duration>) -> Self {
-        let state = CallState::new(None);
+        Self::of(CallState::new(None), gate, request, timeout)
+    }
+
+    /// As [`new`](Self::new), with a state that was made for it.
+    pub(in crate::rpc) fn of(
+        state: Arc<CallState<Res>>,
+        gate: Arc<Gate<Req, Res>>,
+        request: Req,
+        timeout: Option<Duration>,
+    ) -> Self {
         let ticket = gate.enter(request, Promise::of(&state));
         Call { state, gate, ticket, deadline: None }.with(timeout)
     }
@@ -58,11 +68,15 @@ impl<Req: Send + 'static, Res: Send + 'static> Call<Req, Res> {
     /// Fails with [`CallError::TimedOut`] if there is no response after this time, counted from now; instead of a time that
     /// was set before. With `Duration::MAX` it waits for ever.
     pub fn timeout(mut self, after: Duration) -> Self {
+        self.set_timeout(after);
+        self
+    }
+
+    fn set_timeout(&mut self, after: Duration) {
         self.forget_deadline();
         // What lies beyond the clock's end never comes.
         let deadline = Instant::now().checked_add(after);
         self.deadline = deadline.map(|at| (at, self.gate.deadlines().insert(at, &self.state)));
-        self
     }
 
     /// Blocks the thread until there is a response or an error. It keeps the deadline by itself, whatever the reactor does.

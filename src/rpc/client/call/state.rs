@@ -1,6 +1,7 @@
 //! What the one who made a call and the connection's handler share.
 
 use super::deadlines::{DeadlineKey, Deadlines};
+use super::parts::Incoming;
 use crate::rpc::{CallError, Callback, Cause, trace};
 use parking_lot::{Condvar, Mutex};
 use std::io;
@@ -13,6 +14,8 @@ use std::time::Instant;
 pub(in crate::rpc) struct CallState<Res> {
     inner: Mutex<Inner<Res>>,
     changed: Condvar,
+    /// Of a call with several responses.
+    parts: Option<Box<Incoming<Res>>>,
 }
 
 struct Inner<Res> {
@@ -42,18 +45,27 @@ pub(in crate::rpc) type Sent = Option<u64>;
 
 impl<Res> CallState<Res> {
     pub(in crate::rpc) fn new(callback: Option<Callback<Res>>) -> Arc<Self> {
-        Self::began(callback, trace::began())
+        Self::began(callback, trace::began(), None)
+    }
+
+    /// Of a call with several responses.
+    pub(in crate::rpc) fn in_parts(parts: Incoming<Res>) -> Arc<Self> {
+        Self::began(None, trace::began(), Some(Box::new(parts)))
     }
 
     /// Of no request: what comes of it is not told.
     pub(in crate::rpc) fn of_none() -> Arc<Self> {
-        Self::began(None, None)
+        Self::began(None, None, None)
     }
 
-    fn began(callback: Option<Callback<Res>>, began: Option<Instant>) -> Arc<Self> {
+    fn began(
+        callback: Option<Callback<Res>>,
+        began: Option<Instant>,
+        parts: Option<Box<Incoming<Res>>>,
+    ) -> Arc<Self> {
         let (outcome, waker) = (Outcome::Pending, None);
         let inner = Inner { outcome, waker, callback, sent: None, began, deadline: None };
-        Arc::new(CallState { inner: Mutex::new(inner), changed: Condvar::new() })
+        Arc::new(CallState { inner: Mutex::new(inner), changed: Condvar::new(), parts })
     }
 
     fn is_pending(&self) -> bool {
@@ -62,6 +74,18 @@ impl<Res> CallState<Res> {
 
     pub(in crate::rpc) fn was_sent(&self) -> bool {
         self.inner.lock().sent.is_some()
+    }
+
+    pub(in crate::rpc) fn parts(&self) -> Option<&Incoming<Res>> {
+        self.parts.as_deref()
+    }
+
+    /// Has whoever waits look again.
+    fn wake(&self) {
+        let waker = self.inner.lock().waker.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
     /// The callback, if it was not called.
@@ -213,6 +237,16 @@ pub(in crate::rpc) struct Pending<Req, Res> {
     pub(in crate::rpc) promise: Promise<Res>,
 }
 
+/// What one of several responses was.
+pub(in crate::rpc) enum Part<Res> {
+    Last,
+    /// Others follow, and the client has to stop reading if this one `fills` what may wait.
+    More {
+        promise: Promise<Res>,
+        fills: bool,
+    },
+}
+
 /// The handler's end of a call. Dropping it unresolved fails the call: none is left hanging.
 pub(in crate::rpc) struct Promise<Res>(Option<Arc<CallState<Res>>>);
 
@@ -233,6 +267,30 @@ impl<Res> Promise<Res> {
     /// Whether anybody still waits.
     pub(in crate::rpc) fn is_wanted(&self) -> bool {
         self.0.as_ref().is_some_and(|state| state.is_pending())
+    }
+
+    pub(in crate::rpc) fn has_parts(&self) -> bool {
+        self.0.as_ref().is_some_and(|state| state.parts.is_some())
+    }
+
+    /// Whether responses have come already that are not the last one.
+    pub(in crate::rpc) fn has_begun(&self) -> bool {
+        self.0.as_ref().and_then(|state| state.parts()).is_some_and(Incoming::has_begun)
+    }
+
+    /// One of several responses has come, with its bytes on the wire.
+    pub(in crate::rpc) fn part(self, response: Res, bytes: usize) -> Part<Res> {
+        let Some((state, parts)) = self.0.as_ref().and_then(|state| Some((state, state.parts()?))) else {
+            self.fulfil(response);
+            return Part::Last;
+        };
+        if parts.is_last(&response) {
+            self.fulfil(response);
+            return Part::Last;
+        }
+        let fills = parts.put(response, bytes, state.is_pending());
+        state.wake();
+        Part::More { promise: self, fills }
     }
 
     /// The request is in the connection's output, under this id.

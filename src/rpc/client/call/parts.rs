@@ -1,0 +1,204 @@
+//! A request with several responses, as the one who made it sees it.
+
+use super::Call;
+use crate::rpc::CallError;
+use crate::waiting;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+/// Tells whether a response is its request's last one.
+pub(in crate::rpc) type IsLast<Res> = Box<dyn FnMut(&Res) -> bool + Send>;
+
+/// The responses of one request that have come and that nobody has taken, but for the last one.
+pub(in crate::rpc) struct Incoming<Res> {
+    /// Foreign code, which runs on the client's reactor only: nobody else takes this lock.
+    is_last: Mutex<IsLast<Res>>,
+    waiting: Mutex<Waiting<Res>>,
+    /// Beyond so many bytes the client stops reading.
+    limit: usize,
+}
+
+struct Waiting<Res> {
+    /// With their bytes on the wire.
+    responses: VecDeque<(Res, usize)>,
+    bytes: usize,
+    /// There are more than there may be, and the client does not read.
+    is_full: bool,
+    /// One has come: whatever the server says from now on, it took the request.
+    has_begun: bool,
+    /// Nobody wants any more.
+    is_over: bool,
+}
+
+impl<Res> Incoming<Res> {
+    pub(in crate::rpc) fn new(is_last: IsLast<Res>, limit: usize) -> Self {
+        let responses = VecDeque::new();
+        let waiting = Waiting { responses, bytes: 0, is_full: false, has_begun: false, is_over: false };
+        Incoming { is_last: Mutex::new(is_last), waiting: Mutex::new(waiting), limit }
+    }
+
+    pub(in crate::rpc) fn is_last(&self, response: &Res) -> bool {
+        (self.is_last.lock())(response)
+    }
+
+    pub(in crate::rpc) fn has_begun(&self) -> bool {
+        self.waiting.lock().has_begun
+    }
+
+    /// Keeps a response that is not the last one, if anybody wants it. Whether the client has to stop reading for that.
+    pub(in crate::rpc) fn put(&self, response: Res, bytes: usize, is_wanted: bool) -> bool {
+        let mut waiting = self.waiting.lock();
+        waiting.has_begun = true;
+        if waiting.is_over || !is_wanted {
+            drop(waiting);
+            drop(response);
+            return false;
+        }
+        waiting.responses.push_back((response, bytes));
+        waiting.bytes += bytes;
+        let fills = !waiting.is_full && waiting.bytes > self.limit;
+        waiting.is_full |= fills;
+        fills
+    }
+
+    /// The next one, and whether the client may read again.
+    fn take(&self) -> Option<(Res, bool)> {
+        let mut waiting = self.waiting.lock();
+        let (response, bytes) = waiting.responses.pop_front()?;
+        waiting.bytes -= bytes;
+        if waiting.responses.is_empty() {
+            waiting.responses = VecDeque::new();
+        }
+        let frees = waiting.is_full && waiting.bytes <= self.limit / 2;
+        waiting.is_full &= !frees;
+        Some((response, frees))
+    }
+
+    /// Nobody will take any more. Whether the client may read again.
+    fn end(&self) -> bool {
+        let mut waiting = self.waiting.lock();
+        waiting.is_over = true;
+        let responses = std::mem::take(&mut waiting.responses);
+        let frees = std::mem::take(&mut waiting.is_full);
+        drop(waiting);
+        drop(responses);
+        frees
+    }
+}
+
+/// A request with several responses: those that have come, in their order, from [`Client::call_in_parts`]. The one that is the last
+/// ends it, and so does an error, which comes behind the responses before it.
+///
+/// What nobody takes is kept up to [`ClientOptions::parts_bytes`]. Beyond that the client stops reading, and all of its other
+/// responses wait as well: whoever is slow should have a client of his own. Dropping this cancels; where there are ids, what still
+/// comes is thrown away, and in order the connection has to hear out the rest.
+///
+/// [`Client::call_in_parts`]: crate::rpc::Client::call_in_parts
+/// [`ClientOptions::parts_bytes`]: crate::rpc::ClientOptions::parts_bytes
+#[must_use = "dropping a call cancels it"]
+pub struct ResponseParts<Req: Send + 'static, Res: Send + 'static> {
+    call: Call<Req, Res>,
+    /// What comes behind those that wait.
+    last: Option<Result<Res, CallError>>,
+    is_over: bool,
+}
+
+impl<Req: Send + 'static, Res: Send + 'static> ResponseParts<Req, Res> {
+    pub(in crate::rpc) fn of(call: Call<Req, Res>) -> Self {
+        ResponseParts { call, last: None, is_over: false }
+    }
+
+    /// Fails with [`CallError::TimedOut`] if the last response is not there after this time, counted from now; instead of a time
+    /// that was set before. With `Duration::MAX` it waits for ever.
+    pub fn timeout(mut self, after: Duration) -> Self {
+        self.call.set_timeout(after);
+        self
+    }
+
+    /// The next response; `None` behind the last one, and behind an error.
+    ///
+    /// # Errors
+    ///
+    /// As for a [`Call`]. [`CallError::Lost`] where responses had come before: it is not made again.
+    pub async fn next(&mut self) -> Option<Result<Res, CallError>> {
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// As [`next`](Self::next), for a future or a stream of one's own.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Res, CallError>>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        // First: what comes from here on wakes the task.
+        if self.last.is_none()
+            && let Poll::Ready(last) = Pin::new(&mut self.call).poll(context)
+        {
+            self.last = Some(last);
+        }
+        if let Some(response) = self.take() {
+            return Poll::Ready(Some(Ok(response)));
+        }
+        let Some(last) = self.last.take() else { return Poll::Pending };
+        self.is_over = true;
+        Poll::Ready(Some(last))
+    }
+
+    /// As [`next`](Self::next), blocking the thread. It keeps the deadline by itself, whatever the reactor does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`next`](Self::next); and at once [`CallError::OnReactorThread`] on a reactor's own thread, unless there is one.
+    pub fn wait_next(&mut self) -> Option<Result<Res, CallError>> {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut context = Context::from_waker(&waker);
+        loop {
+            if let Poll::Ready(next) = self.poll_next(&mut context) {
+                return next;
+            }
+            if waiting::is_forbidden() {
+                return Some(Err(CallError::OnReactorThread { sent: self.call.state.was_sent() }));
+            }
+            match self.call.deadline {
+                Some((at, _)) => thread::park_timeout(at.saturating_duration_since(Instant::now())),
+                None => thread::park(),
+            }
+        }
+    }
+
+    fn take(&self) -> Option<Res> {
+        let (response, frees) = self.call.state.parts()?.take()?;
+        if frees {
+            self.call.gate.target().hold_for_parts(false);
+        }
+        Some(response)
+    }
+}
+
+impl<Req: Send + 'static, Res: Send + 'static> Drop for ResponseParts<Req, Res> {
+    fn drop(&mut self) {
+        if self.call.state.parts().is_some_and(Incoming::end) {
+            self.call.gate.target().hold_for_parts(false);
+        }
+    }
+}
+
+impl<Req: Send + 'static, Res: Send + 'static> fmt::Debug for ResponseParts<Req, Res> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseParts").finish_non_exhaustive()
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
