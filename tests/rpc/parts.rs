@@ -2,7 +2,6 @@
 
 use super::support::*;
 use bytes::Bytes;
-use std::io::Write;
 use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -297,8 +296,7 @@ fn on_a_reactors_thread_nobody_waits() {
         runtime.reactor(0).run(go).unwrap();
         let (error, parts) = told.recv_timeout(PATIENCE).unwrap();
         assert!(matches!(error, Some(Err(CallError::OnReactorThread { sent: true }))), "{error:?}");
-        peer.write_all(&[0, 0, 0, 9, 255, 255, 255, 255]).unwrap();
-        assert_eq!(all(parts), [9, -1]);
+        assert!(all(parts).is_empty(), "it is given up");
     });
 }
 
@@ -314,5 +312,131 @@ fn a_function_that_panics_ends_the_client() {
         assert!(parts.wait_next().is_none());
         assert!(matches!(other.wait(), Err(CallError::Lost(_))));
         eventually("it ends", || client.is_closed());
+    });
+}
+
+/// However fast the one who takes them is.
+#[test]
+fn taking_against_coming_stops_nobody() {
+    on_each_backend(|runtime| {
+        let (listener, address) = listen();
+        let options = ClientOptions::new().parts_bytes(0);
+        let client = Client::connect_with(runtime, &options, address, Int32, drop).unwrap();
+        let mut peer = accept(&listener);
+        for round in 0..300 {
+            let mut parts = client.call_in_parts(1, is_last);
+            let other = client.call(2);
+            read_ints(&mut peer, 2);
+            // Whoever goes away in the middle, too.
+            let taken = if round % 2 == 0 { 100 } else { round as usize % 50 };
+            let taker = thread::spawn(move || {
+                (0..taken).map_while(|_| parts.wait_next()).map(Result::unwrap).collect::<Vec<_>>()
+            });
+            write_ints(&mut peer, countdown(30).into_iter().chain([round]));
+            assert_eq!(other.wait().unwrap(), round);
+            assert_eq!(taker.join().unwrap(), countdown(30)[..taken.min(31)]);
+        }
+        client.close().unwrap();
+    });
+}
+
+#[test]
+fn a_call_that_is_over_holds_nobody_up() {
+    on_each_backend(|runtime| {
+        // Its time is over, and what came can still be taken.
+        let (_server, client, parts, its) = slow_reader(runtime, frames().by_id());
+        fill(&its);
+        let other = client.call("other".into());
+        let mut parts = parts.timeout(Duration::from_millis(1));
+        assert_eq!(other.wait().unwrap(), "other");
+        let mut seen = Vec::new();
+        while let Some(part) = parts.wait_next() {
+            seen.push(part);
+        }
+        assert!(matches!(seen.pop(), Some(Err(CallError::TimedOut { sent: true }))));
+        assert!((5..20).contains(&seen.len()), "{}", seen.len());
+        drop(its);
+        client.close().unwrap();
+        // Its connection is lost, and there is another one.
+        let (listener, address) = listen();
+        let policy = Reconnect::new().first_delay(Duration::from_millis(1));
+        let options = ClientOptions::new().reconnect(policy).parts_bytes(0);
+        let client = Client::connect_with(runtime, &options, address, Int32, drop).unwrap();
+        let mut peer = accept(&listener);
+        let mut parts = client.call_in_parts(1, is_last);
+        read_ints(&mut peer, 1);
+        write_ints(&mut peer, [3]);
+        // It has come once the next one is not read any more: no room is left for it.
+        assert_eq!(parts.wait_next().unwrap().unwrap(), 3);
+        write_ints(&mut peer, [2]);
+        (0..runtime.reactors()).for_each(|index| drop(hold(runtime, index)));
+        reset(peer);
+        let mut peer = accept(&listener);
+        let other = client.call(4);
+        while read_ints(&mut peer, 1) != [4] {}
+        write_ints(&mut peer, [40]);
+        assert_eq!(other.wait().unwrap(), 40);
+        let last = std::iter::from_fn(|| parts.wait_next()).last();
+        assert!(matches!(last, Some(Err(CallError::Lost(_)))));
+    });
+}
+
+#[test]
+fn by_id_a_server_may_refuse_to_go_on() {
+    on_each_backend(|runtime| {
+        let service = |n: i32, reply: Reply<i32>| {
+            let parts = reply.in_parts();
+            parts.push(n).unwrap();
+            parts.push(n).unwrap();
+        };
+        let server = Server::bind(runtime, ANY, Int32.by_id(), service).unwrap();
+        let client = Client::connect(runtime, server.local_addr(), Int32.by_id()).unwrap();
+        let mut parts = client.call_in_parts(6, is_last);
+        assert_eq!(parts.wait_next().unwrap().unwrap(), 6);
+        assert_eq!(parts.wait_next().unwrap().unwrap(), 6);
+        let error = parts.wait_next().unwrap().unwrap_err();
+        assert!(matches!(error, CallError::Lost(_)), "{error}");
+        client.close().unwrap();
+    });
+}
+
+#[test]
+fn pushes_among_them_have_responses_of_their_own() {
+    on_each_backend(|runtime| {
+        let server = Server::bind(runtime, ANY, Int32, counts_down).unwrap();
+        let (say, said) = mpsc::channel();
+        let callback = move |n| say.send(n).unwrap();
+        let options = ClientOptions::new();
+        let client = Client::connect_with(runtime, &options, server.local_addr(), Int32, callback).unwrap();
+        let calls: Vec<_> = (0..50)
+            .map(|n| {
+                client.push(4 * n + 1).unwrap();
+                client.push(4 * n + 3).unwrap();
+                client.call_in_parts(2 * n, is_last)
+            })
+            .collect();
+        for (n, parts) in (0..).zip(calls) {
+            assert_eq!(all(parts), countdown(2 * n));
+        }
+        client.close().unwrap();
+        assert_eq!(said.try_iter().collect::<Vec<_>>(), (0..100).map(|n| 2 * n + 1).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_client_that_closes_says_what_was_begun_and_lost() {
+    on_each_backend(|runtime| {
+        let (listener, address) = listen();
+        let options = ClientOptions::new().peer_drains_cleanly(true);
+        let client = Client::connect_with(runtime, &options, address, Int32, drop).unwrap();
+        let mut peer = accept(&listener);
+        let mut parts = client.call_in_parts(1, is_last);
+        read_ints(&mut peer, 1);
+        write_ints(&mut peer, [3]);
+        assert_eq!(parts.wait_next().unwrap().unwrap(), 3);
+        let closing = client.close_async();
+        end_output(&peer);
+        assert_eq!(block_on(closing).unwrap_err().unanswered(), 1);
+        assert!(matches!(parts.wait_next(), Some(Err(CallError::Lost(_)))));
     });
 }

@@ -222,3 +222,24 @@ fn the_last_response_may_end_with_the_stream() {
         assert!(error.to_string().contains("3 bytes"), "{error}");
     });
 }
+
+#[test]
+fn without_correlation_a_response_that_was_cut_off_is_no_success() {
+    on_each_backend(|runtime| {
+        let (listener, address) = listen();
+        for (end, ends_well) in [(&[1, 7][..], true), (&[255, 7], true), (&[3, 7], false)] {
+            let protocol = OpenEnded.uncorrelated();
+            let client = Client::connect(runtime, address.as_str(), protocol).unwrap();
+            let mut peer = accept(&listener);
+            client.push(vec![1]).unwrap();
+            let closing = client.close_async();
+            let mut request = Vec::new();
+            peer.read_to_end(&mut request).unwrap();
+            assert_eq!(request, [1, 1]);
+            peer.write_all(end).unwrap();
+            end_output(&peer);
+            let outcome = block_on(closing);
+            assert_eq!(outcome.is_ok(), ends_well, "{end:?}: {outcome:?}");
+        }
+    });
+}

@@ -194,7 +194,6 @@ impl<'a, P: Protocol> Requests<'a, P> {
         // What was begun is not made again.
         self.expected.put_back(id, InFlight { promise, kept: None });
         if fills {
-            self.target.hold_for_parts(true);
             self.hold();
         }
     }

@@ -194,6 +194,15 @@ impl<Req, Res> Expected<Req, Res> {
         }
     }
 
+    /// Takes the call with this id out, which is given up. Not one with several responses: they go on coming, and would be another
+    /// call's by and by.
+    pub(in crate::rpc) fn forget_given_up(&mut self, id: u64) -> Option<InFlight<Req, Res>> {
+        let Expected::ById { calls, numbers, .. } = self else { return None };
+        let (key, _) = numbers.parts(id);
+        calls.get(key).filter(|(_, call)| !call.promise.has_parts())?;
+        self.forget(id)
+    }
+
     /// Another response is for the call that was [taken out](Self::recipient) for this one, with this id.
     pub(in crate::rpc) fn put_back(&mut self, id: u64, call: InFlight<Req, Res>) {
         match self {
@@ -205,7 +214,7 @@ impl<Req, Res> Expected<Req, Res> {
                 let (key, used) = numbers.parts(id);
                 // The entry that has become free last is the next to be used.
                 let at = calls.insert((used, call));
-                debug_assert_eq!(at, key, "nothing was sent meanwhile");
+                assert_eq!(at, key, "nothing was sent meanwhile");
             }
             Expected::Uncorrelated => drop(call),
         }
@@ -225,12 +234,12 @@ impl<Req, Res> Expected<Req, Res> {
     }
 
     /// Nothing more will come, and what was not answered was not taken. Those that were kept, in the order in which they were
-    /// sent; the others are told.
-    pub(in crate::rpc) fn take_back(&mut self, cause: &Cause) -> VecDeque<Pending<Req, Res>> {
-        let mut back = VecDeque::new();
+    /// sent; the others are told. And how many were taken all the same, and lost: those of whose responses some had come.
+    pub(in crate::rpc) fn take_back(&mut self, cause: &Cause) -> (VecDeque<Pending<Req, Res>>, u64) {
+        let (mut back, mut lost) = (VecDeque::new(), 0);
         for InFlight { promise, kept } in self.drain() {
             if promise.has_begun() {
-                // What was begun was taken.
+                lost += u64::from(promise.is_wanted());
                 promise.lose(cause);
                 continue;
             }
@@ -240,7 +249,7 @@ impl<Req, Res> Expected<Req, Res> {
                 _ => promise.fail(CallError::NotSent(cause.clone())),
             }
         }
-        back
+        (back, lost)
     }
 
     /// All calls, in the order in which they were sent; the streamed requests are forgotten.
@@ -359,7 +368,9 @@ pub(in crate::rpc) fn streamed_id<C: Correlation>() -> C::Id {
 mod tests {
     use super::*;
     use crate::codec::{ById, Decode, DecodeError, Decoded, Encode, EncodeError, Tagged};
-    use crate::rpc::client::call::state::CallState;
+    use crate::rpc::client::call::parts::Incoming;
+    use crate::rpc::client::call::state::{CallState, Part};
+    use std::sync::Arc;
 
     /// Ids of 32 bits, as many protocols have them; and what JavaScript can count.
     #[derive(Clone, Copy, Debug)]
@@ -435,8 +446,36 @@ mod tests {
         assert!(expected.forget(first).is_some());
         (3..6).for_each(|n| expected.call(call(n)));
         states[2].give_up();
-        let back = expected.take_back(&Cause::new(std::io::ErrorKind::UnexpectedEof, "it ended"));
+        let (back, lost) = expected.take_back(&Cause::new(std::io::ErrorKind::UnexpectedEof, "it ended"));
         assert_eq!(back.iter().map(|pending| pending.request).collect::<Vec<_>>(), [1, 3, 5]);
+        assert_eq!(lost, 0);
         assert!(matches!(states[4].take(None), Some(Err(CallError::NotSent(_)))), "it was not kept");
+    }
+    #[test]
+    fn a_given_up_call_with_several_responses_keeps_its_id_until_the_last_one() {
+        let mut expected = Expected::<u32, u32>::of::<Narrow<{ u32::MAX as u64 }>>(0);
+        let parts = Incoming::new(Box::new(|response| *response == 0), 100, Arc::default());
+        let state = CallState::in_parts(parts);
+        let id = expected.next_call_id();
+        expected.call(InFlight { promise: Promise::of(&state), kept: None });
+        state.give_up();
+        assert!(expected.forget_given_up(id).is_none());
+        // However many there are in the meantime.
+        for n in 0..10_000 {
+            let (state, other) = (CallState::<u32>::new(None), expected.next_call_id());
+            assert_ne!(other, id, "behind {n} calls");
+            expected.call(InFlight { promise: Promise::of(&state), kept: None });
+            state.give_up();
+            assert!(expected.forget_given_up(other).is_some());
+            let Some(Recipient::Part(call)) = expected.recipient(id) else { panic!("it is its own") };
+            let Part::More { promise, fills: false } = call.promise.part(7, 60) else {
+                panic!("nothing is kept")
+            };
+            expected.put_back(id, InFlight { promise, kept: None });
+        }
+        let Some(Recipient::Part(call)) = expected.recipient(id) else { panic!("it is its own") };
+        assert!(matches!(call.promise.part(0, 4), Part::Last));
+        assert!(matches!(expected.recipient(id), Some(Recipient::Unknown)));
+        assert_eq!(expected.calls(), 0);
     }
 }

@@ -81,7 +81,7 @@ impl<Req: Send + 'static, Res: Send + 'static> Gate<Req, Res> {
         })
     }
 
-    pub(in crate::rpc) fn target(&self) -> &Target {
+    pub(in crate::rpc) fn target(&self) -> &Arc<Target> {
         &self.target
     }
 

@@ -142,7 +142,8 @@ impl<P: Protocol> Client<P> {
     /// [`Reply::in_parts`](crate::rpc::Reply::in_parts). They come out of what this returns, in their order.
     ///
     /// `is_last` says of each whether it is the last one, on the client's reactor. If it panics, the client ends. It is asked of every
-    /// response in its order, in order even when nobody wants them any more.
+    /// response, also when nobody wants them any more. Where none is the last one, the request is in flight for ever, and in order all
+    /// that comes behind is taken for its responses.
     ///
     /// ```
     /// # use trochus::{Runtime, codec::{ByteLines, Protocol}, rpc::{Client, Reply, Server}};
@@ -175,7 +176,8 @@ impl<P: Protocol> Client<P> {
     where
         P::Correlation: Matching,
     {
-        let state = CallState::in_parts(Incoming::new(Box::new(is_last), self.parts_bytes));
+        let incoming = Incoming::new(Box::new(is_last), self.parts_bytes, self.gate.target().clone());
+        let state = CallState::in_parts(incoming);
         ResponseParts::of(Call::of(state, self.gate.clone(), request, self.call_timeout))
     }
 

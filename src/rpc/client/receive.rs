@@ -85,10 +85,11 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
             Err(error) => return Err(Cause::new(ErrorKind::InvalidData, error.to_string())),
         };
         let Some((id, response)) = last else { return Ok(()) };
-        self.proved = true;
         let (codec, expected) = (&mut self.requests, &mut self.expected);
         let mut requests = Requests::<P>::new(codec, expected, io.out(), 0, false, &engine.target);
-        hand_out(&mut engine.caller, &mut self.kept, &mut requests, id, response, rest.len())
+        hand_out(&mut engine.caller, &mut self.kept, &mut requests, id, response, rest.len())?;
+        self.proved = true;
+        Ok(())
     }
 }
 

@@ -33,6 +33,8 @@ pub(in crate::rpc) struct Requester<P: Protocol, K: Caller<P>> {
     pub(super) finishing: bool,
     /// The server said that it answered everything that it took.
     pub(super) goodbye: bool,
+    /// Its output ended within a response.
+    cut_off: bool,
     /// Whether the connection's timer is set, and for when.
     timer: Option<Instant>,
     /// What this side found wrong, or why it ends.
@@ -64,6 +66,7 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
             streamed_first: false,
             finishing: false,
             goodbye: false,
+            cut_off: false,
             timer: None,
             fault: None,
             unanswered: 0,
@@ -253,12 +256,14 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
             Ok(()) => (Cause::new(ErrorKind::UnexpectedEof, "the server ended it"), true),
             Err(cause) => (cause, false),
         };
+        self.cut_off = !in_order;
         if let Some(engine) = &mut self.engine
             && in_order
             && (self.goodbye || engine.options.peer_drains_cleanly)
         {
             // Before what was not sent yet; nobody has to wait for those that were given up.
-            let mut back = self.expected.take_back(&ended);
+            let (mut back, lost) = self.expected.take_back(&ended);
+            self.unanswered += lost;
             self.kept = 0;
             back.append(&mut engine.queued);
             engine.queued = back;
@@ -293,7 +298,8 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
         let timed_out = engine.stop_deadline.is_some_and(|at| at <= Instant::now());
         let nothing_left = self.unanswered == 0 && engine.is_stopped() && engine.has_nothing_to_send();
         // Without correlation nobody knows what was answered, but everything may have arrived only if nothing failed.
-        let answered = P::Correlation::KIND != CorrelationKind::Uncorrelated || reason.is_clean();
+        let answered =
+            !self.cut_off && (P::Correlation::KIND != CorrelationKind::Uncorrelated || reason.is_clean());
         if nothing_left && answered && !panicked && cause.kind() != ErrorKind::InvalidData {
             return engine.finish();
         }

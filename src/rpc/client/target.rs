@@ -151,11 +151,14 @@ impl Target {
         self.pauses.store(true, Ordering::SeqCst);
     }
 
-    /// Of one call, more responses wait than may; or no more do.
-    pub(in crate::rpc) fn hold_for_parts(&self, on: bool) {
-        if on {
-            self.full_parts.fetch_add(1, Ordering::SeqCst);
-        } else if self.full_parts.fetch_sub(1, Ordering::SeqCst) == 1 {
+    /// Of one call, more responses wait than may.
+    pub(in crate::rpc) fn hold_for_parts(&self) {
+        self.full_parts.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// They do no longer.
+    pub(in crate::rpc) fn resume_for_parts(&self) {
+        if self.full_parts.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.notify();
         }
     }

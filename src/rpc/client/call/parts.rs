@@ -2,6 +2,7 @@
 
 use super::Call;
 use crate::rpc::CallError;
+use crate::rpc::client::target::Target;
 use crate::waiting;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -23,25 +24,27 @@ pub(in crate::rpc) struct Incoming<Res> {
     waiting: Mutex<Waiting<Res>>,
     /// Beyond so many bytes the client stops reading.
     limit: usize,
+    target: Arc<Target>,
 }
 
 struct Waiting<Res> {
     /// With their bytes on the wire.
     responses: VecDeque<(Res, usize)>,
     bytes: usize,
-    /// There are more than there may be, and the client does not read.
+    /// There are more than there may be, and the client does not read. Changed together with what the target counts, or the one who
+    /// takes them could be there before the one who put them.
     is_full: bool,
     /// One has come: whatever the server says from now on, it took the request.
     has_begun: bool,
-    /// Nobody wants any more.
+    /// Nothing more is kept: the call has come to its end.
     is_over: bool,
 }
 
 impl<Res> Incoming<Res> {
-    pub(in crate::rpc) fn new(is_last: IsLast<Res>, limit: usize) -> Self {
+    pub(in crate::rpc) fn new(is_last: IsLast<Res>, limit: usize, target: Arc<Target>) -> Self {
         let responses = VecDeque::new();
         let waiting = Waiting { responses, bytes: 0, is_full: false, has_begun: false, is_over: false };
-        Incoming { is_last: Mutex::new(is_last), waiting: Mutex::new(waiting), limit }
+        Incoming { is_last: Mutex::new(is_last), waiting: Mutex::new(waiting), limit, target }
     }
 
     pub(in crate::rpc) fn is_last(&self, response: &Res) -> bool {
@@ -52,11 +55,11 @@ impl<Res> Incoming<Res> {
         self.waiting.lock().has_begun
     }
 
-    /// Keeps a response that is not the last one, if anybody wants it. Whether the client has to stop reading for that.
-    pub(in crate::rpc) fn put(&self, response: Res, bytes: usize, is_wanted: bool) -> bool {
+    /// Keeps a response that is not the last one, unless the call is over. Whether the client has to stop reading for that.
+    pub(in crate::rpc) fn put(&self, response: Res, bytes: usize) -> bool {
         let mut waiting = self.waiting.lock();
         waiting.has_begun = true;
-        if waiting.is_over || !is_wanted {
+        if waiting.is_over {
             drop(waiting);
             drop(response);
             return false;
@@ -64,12 +67,14 @@ impl<Res> Incoming<Res> {
         waiting.responses.push_back((response, bytes));
         waiting.bytes += bytes;
         let fills = !waiting.is_full && waiting.bytes > self.limit;
-        waiting.is_full |= fills;
+        if fills {
+            waiting.is_full = true;
+            self.target.hold_for_parts();
+        }
         fills
     }
 
-    /// The next one, and whether the client may read again.
-    fn take(&self) -> Option<(Res, bool)> {
+    fn take(&self) -> Option<Res> {
         let mut waiting = self.waiting.lock();
         let (response, bytes) = waiting.responses.pop_front()?;
         waiting.bytes -= bytes;
@@ -78,18 +83,31 @@ impl<Res> Incoming<Res> {
         }
         let frees = waiting.is_full && waiting.bytes <= self.limit / 2;
         waiting.is_full &= !frees;
-        Some((response, frees))
+        drop(waiting);
+        if frees {
+            self.target.resume_for_parts();
+        }
+        Some(response)
     }
 
-    /// Nobody will take any more. Whether the client may read again.
-    fn end(&self) -> bool {
+    /// The call has come to its end: what has come can still be taken, and nothing more has to wait for that.
+    pub(in crate::rpc) fn end(&self) {
+        let mut waiting = self.waiting.lock();
+        waiting.is_over = true;
+        let frees = std::mem::take(&mut waiting.is_full);
+        drop(waiting);
+        if frees {
+            self.target.resume_for_parts();
+        }
+    }
+
+    /// Nobody takes what has come.
+    fn clear(&self) {
         let mut waiting = self.waiting.lock();
         waiting.is_over = true;
         let responses = std::mem::take(&mut waiting.responses);
-        let frees = std::mem::take(&mut waiting.is_full);
         drop(waiting);
         drop(responses);
-        frees
     }
 }
 
@@ -97,8 +115,11 @@ impl<Res> Incoming<Res> {
 /// ends it, and so does an error, which comes behind the responses before it.
 ///
 /// What nobody takes is kept up to [`ClientOptions::parts_bytes`]. Beyond that the client stops reading, and all of its other
-/// responses wait as well: whoever is slow should have a client of his own. Dropping this cancels; where there are ids, what still
-/// comes is thrown away, and in order the connection has to hear out the rest.
+/// responses wait as well. So whoever is slow should have a client of his own, and whoever does not take these should not wait for
+/// anything else of the same client: for another call's response, or for its [`close`](crate::rpc::Client::close).
+///
+/// Dropping this cancels. The server does not hear of that: what it still sends is thrown away, and the request is in flight until
+/// the last response or the end of the connection.
 ///
 /// [`Client::call_in_parts`]: crate::rpc::Client::call_in_parts
 /// [`ClientOptions::parts_bytes`]: crate::rpc::ClientOptions::parts_bytes
@@ -142,7 +163,7 @@ impl<Req: Send + 'static, Res: Send + 'static> ResponseParts<Req, Res> {
         {
             self.last = Some(last);
         }
-        if let Some(response) = self.take() {
+        if let Some(response) = self.call.state.parts().and_then(Incoming::take) {
             return Poll::Ready(Some(Ok(response)));
         }
         let Some(last) = self.last.take() else { return Poll::Pending };
@@ -154,7 +175,8 @@ impl<Req: Send + 'static, Res: Send + 'static> ResponseParts<Req, Res> {
     ///
     /// # Errors
     ///
-    /// As for [`next`](Self::next); and at once [`CallError::OnReactorThread`] on a reactor's own thread, unless there is one.
+    /// As for [`next`](Self::next); and at once [`CallError::OnReactorThread`] on a reactor's own thread, unless there is one. That is
+    /// the end of the call, too.
     pub fn wait_next(&mut self) -> Option<Result<Res, CallError>> {
         let waker = Waker::from(Arc::new(Unpark(thread::current())));
         let mut context = Context::from_waker(&waker);
@@ -163,6 +185,7 @@ impl<Req: Send + 'static, Res: Send + 'static> ResponseParts<Req, Res> {
                 return next;
             }
             if waiting::is_forbidden() {
+                self.is_over = true;
                 return Some(Err(CallError::OnReactorThread { sent: self.call.state.was_sent() }));
             }
             match self.call.deadline {
@@ -171,21 +194,14 @@ impl<Req: Send + 'static, Res: Send + 'static> ResponseParts<Req, Res> {
             }
         }
     }
-
-    fn take(&self) -> Option<Res> {
-        let (response, frees) = self.call.state.parts()?.take()?;
-        if frees {
-            self.call.gate.target().hold_for_parts(false);
-        }
-        Some(response)
-    }
 }
 
 impl<Req: Send + 'static, Res: Send + 'static> Drop for ResponseParts<Req, Res> {
     fn drop(&mut self) {
-        if self.call.state.parts().is_some_and(Incoming::end) {
-            self.call.gate.target().hold_for_parts(false);
+        if let Some(parts) = self.call.state.parts() {
+            parts.clear();
         }
+        // The call is given up, which says that there is room.
     }
 }
 

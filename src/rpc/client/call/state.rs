@@ -80,6 +80,12 @@ impl<Res> CallState<Res> {
         self.parts.as_deref()
     }
 
+    fn end_parts(&self) {
+        if let Some(parts) = &self.parts {
+            parts.end();
+        }
+    }
+
     /// Has whoever waits look again.
     fn wake(&self) {
         let waker = self.inner.lock().waker.take();
@@ -118,6 +124,7 @@ impl<Res> CallState<Res> {
             inner.outcome = Outcome::Done(outcome);
             drop(inner);
             ended.tell();
+            self.end_parts();
             self.changed.notify_one();
             if let Some(waker) = waker {
                 waker.wake();
@@ -197,6 +204,7 @@ impl<Res> CallState<Res> {
         drop(inner);
         drop(waker);
         ended.tell();
+        self.end_parts();
         was_pending.then_some(sent)
     }
 }
@@ -288,7 +296,7 @@ impl<Res> Promise<Res> {
             self.fulfil(response);
             return Part::Last;
         }
-        let fills = parts.put(response, bytes, state.is_pending());
+        let fills = parts.put(response, bytes);
         state.wake();
         Part::More { promise: self, fills }
     }
