@@ -31,6 +31,7 @@ impl Drop for Driving {
 
 /// Whether a reactor is being driven on this thread, so that nothing here may wait. `false` while the thread is being torn
 /// down: no reactor is driven from a destructor of thread-local storage.
+#[inline]
 pub(crate) fn is_forbidden() -> bool {
     DRIVEN.try_with(Cell::get).is_ok_and(|driven| driven > 0)
 }

@@ -124,7 +124,10 @@ impl<Req: Send + 'static, Res: Send + 'static> Gate<Req, Res> {
         let pending = Pending { request, promise: Promise::of(&state) };
         let deadline = timeout.and_then(|after| Instant::now().checked_add(after));
         let mut admission = None;
-        let entered = if waits { self.enter_or_wait(pending, deadline) } else { self.try_enter(pending) };
+        let mut entered = self.try_enter(pending);
+        if waits && let Err(refused) = entered {
+            entered = self.wait_at_lane(refused, deadline);
+        }
         match entered {
             Ok(()) => {}
             Err(PushError::Full(pending)) if !waits => {
@@ -168,8 +171,18 @@ impl<Req: Send + 'static, Res: Send + 'static> Gate<Req, Res> {
     }
 
     /// As [`try_push`](Self::try_push), waiting for room.
+    #[inline]
     pub(in crate::rpc) fn push(&self, request: Req) -> Result<(), PushError<Req>> {
-        let entered = self.enter_or_wait(Pending { request, promise: Promise::nobodys() }, None);
+        match self.try_enter(Pending { request, promise: Promise::nobodys() }) {
+            Ok(()) => Ok(()),
+            Err(refused) => self.push_later(refused),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn push_later(&self, refused: PushError<Pending<Req, Res>>) -> Result<(), PushError<Req>> {
+        let entered = self.wait_at_lane(refused, None);
         let Some((_, admission)) = self.or_wait(entered.map_err(without_promise))? else { return Ok(()) };
         match admission.wait_until(None) {
             Some(Err(request)) => Err(PushError::Closed(request)),
@@ -198,6 +211,7 @@ impl<Req: Send + 'static, Res: Send + 'static> Gate<Req, Res> {
         }
     }
 
+    #[inline]
     pub(in crate::rpc) fn try_enter(
         &self,
         pending: Pending<Req, Res>,
@@ -210,14 +224,14 @@ impl<Req: Send + 'static, Res: Send + 'static> Gate<Req, Res> {
 
     /// Waits for room at the lane of this thread. While anybody is in the waiting room, that is
     /// [`Full`](PushError::Full): a request of this thread may be there, and comes first.
-    fn enter_or_wait(
+    fn wait_at_lane(
         &self,
-        pending: Pending<Req, Res>,
+        refused: PushError<Pending<Req, Res>>,
         deadline: Option<Instant>,
     ) -> Result<(), PushError<Pending<Req, Res>>> {
-        match self.try_enter(pending) {
-            Err(PushError::Full(pending)) if !self.is_crowded() => self.queue.push_until(pending, deadline),
-            done => done,
+        match refused {
+            PushError::Full(pending) if !self.is_crowded() => self.queue.push_until(pending, deadline),
+            refused => Err(refused),
         }
     }
 

@@ -245,6 +245,7 @@ impl<P: Protocol> Client<P> {
     ///
     /// The client is closed; or this is a reactor's own thread, where [`try_push`](Self::try_push) and
     /// [`push_async`](Self::push_async) do not wait. The request comes back.
+    #[inline]
     pub fn push(&self, request: Request<P>) -> std::result::Result<(), PushError<Request<P>>> {
         if waiting::is_forbidden() {
             return Err(PushError::WouldDeadlock(request));

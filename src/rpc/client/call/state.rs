@@ -345,17 +345,20 @@ fn lost(sent: bool, cause: Cause) -> CallError {
 }
 
 impl<Res> Drop for Promise<Res> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        // Of most there is nobody: those of pushes.
+        // Of most there is nobody: those of pushes, which are dropped many at a time.
         if let Some(state) = self.0.take() {
-            abandon(&state);
+            abandon(state);
         }
     }
 }
 
+/// Takes the state over, so that whoever drops a promise has nothing else to do.
 #[cold]
-fn abandon<Res>(state: &CallState<Res>) {
+#[inline(never)]
+#[expect(clippy::needless_pass_by_value, reason = "it is dropped here")]
+fn abandon<Res>(state: Arc<CallState<Res>>) {
     let closed = || Cause::new(io::ErrorKind::NotConnected, "the client was closed");
     state.resolve(|sent| Err(lost(sent, closed())));
 }
