@@ -23,6 +23,7 @@ pub(crate) fn suites() -> Vec<Suite> {
             what_other_threads_write_does_not_pause_reading,
             what_other_threads_wrote_counts_no_more_once_it_is_sent,
             reading_goes_on_at_half_the_limit,
+            what_was_left_for_want_of_room_is_shown_again,
             too_much_output_closes_and_names_the_limit,
             too_much_unconsumed_input_closes_and_names_the_limit,
             a_pool_smaller_than_the_traffic_serves_everybody,
@@ -277,6 +278,32 @@ fn reading_goes_on_at_half_the_limit(ground: &Ground) {
     let paused = stage.metrics().reads_paused as usize;
     assert!(paused <= total / (SOFT / 2), "reading paused {paused} times");
     drop(peer);
+    stage.finish([server]);
+}
+
+/// Though nothing comes behind it.
+fn what_was_left_for_want_of_room_is_shown_again(ground: &Ground) {
+    const MESSAGE: usize = 80_000;
+    let stage = ground.stage();
+    let (log, recorder) = log();
+    let server = stage.listen_stream(StreamOptions::new().output_limits(64 << 10, 64 << 20), move |_| {
+        recorder.probe().bytes(|io, bytes| {
+            let mut taken = 0;
+            while io.room() > 0 && taken < bytes.len() {
+                let chunk = &bytes[taken..bytes.len().min(taken + 10_000)];
+                io.write(chunk);
+                taken += chunk.len();
+            }
+            taken
+        })
+    });
+    let peer = Peer::connect(server.local_addr());
+    for round in 0..20 {
+        peer.send(&pattern(MESSAGE));
+        assert!(peer.receive(MESSAGE) == pattern(MESSAGE), "in round {round}");
+    }
+    drop(peer);
+    assert_eq!(log.closed(), Ending::ByPeer);
     stage.finish([server]);
 }
 

@@ -10,9 +10,10 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::thread;
+use std::time::Duration;
 use trochus::Runtime;
 use trochus::codec::{Int32, Matching, Protocol};
-use trochus::rpc::{Client, Server};
+use trochus::rpc::{CallError, Client, Server};
 
 fn check_sums<P, F>(runtime: &Runtime, protocol: P, service: impl Fn(i32) -> F + Send + Sync + 'static)
 where
@@ -163,6 +164,31 @@ fn futures_end_with_their_connection() {
         // To wake one of them is harmless.
         wakers.lock().unwrap().drain(..).for_each(Waker::wake);
         eventually("the connection has ended", || server.connections() == 0);
+    });
+}
+
+#[test]
+fn a_future_whose_request_took_too_long_is_dropped() {
+    on_each_backend(|runtime| {
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let count = dropped.clone();
+        let service = move |n: i32| {
+            let guard = Counted(count.clone());
+            async move {
+                let _guard = guard;
+                if n < 0 { std::future::pending().await } else { n }
+            }
+        };
+        let server = Server::builder().request_timeout(Duration::from_millis(20));
+        let server = server.bind_async(runtime, "127.0.0.1:0", Int32.by_id(), service).unwrap();
+        let client = Client::connect(runtime, server.local_addr(), Int32.by_id()).unwrap();
+        let error = client.call(-1).wait().unwrap_err();
+        assert!(matches!(error, CallError::Lost(_)), "{error}");
+        eventually("it is dropped", || dropped.load(Ordering::SeqCst) == 1);
+        // On the same connection.
+        assert_eq!(client.call(7).wait().unwrap(), 7);
+        assert_eq!(server.metrics().requests, 2);
+        client.close().unwrap();
     });
 }
 

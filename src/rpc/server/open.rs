@@ -91,3 +91,23 @@ impl<C: Correlation> OpenRequests<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::ById;
+
+    #[test]
+    fn the_old_ones_are_found() {
+        let mut open = OpenRequests::<ById>::new();
+        for (ticket, since) in [(5, 10), (6, 20), (7, 20), (8, 30)] {
+            open.push(ticket, 100 + ticket, since);
+        }
+        open.said(6, true);
+        assert_eq!(open.older_than(9), (vec![], Some(10)));
+        assert_eq!(open.older_than(20), (vec![5, 7], Some(30)));
+        assert_eq!(open.older_than(30), (vec![5, 7, 8], None));
+        open.said(5, false);
+        assert_eq!((open.len(), open.older_than(30)), (3, (vec![7, 8], None)));
+    }
+}

@@ -275,6 +275,23 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_on_leaves_behind_what_it_said_before() {
+        let mut order = Order::default();
+        order.push_open(0, 0);
+        order.push_open(1, 0);
+        assert!(order.is_first(0) && !order.is_first(1));
+        order.say(0, vec![1; 3], true);
+        assert!(!order.is_first(0), "what it said has not left");
+        let mut out = Vec::new();
+        assert_eq!((order.pop(&mut out), out.len()), (Turn::Waits, 3));
+        assert!(order.is_first(0));
+        order.say(1, vec![2; 50], true);
+        assert_eq!(order.bytes(), 50);
+        order.lose(1);
+        assert_eq!(order.bytes(), 0, "what is lost will not leave");
+    }
+
+    #[test]
     fn the_old_ones_are_found() {
         let mut order = Order::default();
         for (ticket, since) in [(5, 10), (6, 20), (7, 20), (8, 30)] {
