@@ -8,6 +8,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
+use trochus::config::ACCEPT_BACKOFF;
 use trochus::net::{Address, Handler, Io};
 use trochus::{Backend, Metrics, Runtime};
 
@@ -74,13 +75,15 @@ fn run_out(runtime: &Runtime) {
     let refused = runtime.connect(server.local_addr(), || Echo).unwrap_err().to_string();
     assert!(refused.contains("raise `ulimit -n`"), "{refused}");
     connected.iter().for_each(assert_served);
-    let start = runtime.metrics();
+    let (start, began) = (runtime.metrics(), Instant::now());
     wait_until("it has been tried some more", || {
         runtime.metrics().accept_backoffs >= start.accept_backoffs + 10
     });
     let Metrics { turns, accept_backoffs, .. } = runtime.metrics();
     let (turns, attempts) = (turns - start.turns, accept_backoffs - start.accept_backoffs);
     assert!(turns <= 10 * attempts + 20, "{turns} turns for {attempts} attempts to accept");
+    let most = runtime.reactors() as u128 * (began.elapsed().as_nanos() / ACCEPT_BACKOFF.as_nanos() + 2);
+    assert!(u128::from(attempts) <= most, "{attempts} attempts, where there is time for {most}");
     assert_eq!(server.connections(), connected.len());
 
     drop(ballast);

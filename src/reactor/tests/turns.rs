@@ -1,6 +1,7 @@
 //! Who gets what in a turn when there is not enough for all.
 
 use super::*;
+use std::cell::Cell;
 
 /// Counts what it receives, each time it is called.
 struct Counter {
@@ -75,6 +76,39 @@ fn who_was_held_back_by_output_goes_on_at_half_of_it() {
             let held_back = pair[0] + ANSWER > SOFT;
             assert!(pair[1] <= if held_back { SOFT / 2 } else { SOFT }, "{pair:?}");
         }
+    });
+}
+
+/// Echoes as long as there is room, and leaves the rest.
+struct EchoesWhereThereIsRoom(Rc<Cell<usize>>);
+
+impl Handler for EchoesWhereThereIsRoom {
+    fn on_bytes(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        while io.room() > 0 && taken < bytes.len() {
+            let chunk = &bytes[taken..bytes.len().min(taken + 30)];
+            io.write(chunk);
+            taken += chunk.len();
+        }
+        self.0.set(self.0.get() + taken);
+        taken
+    }
+}
+
+/// Though nothing comes behind it.
+#[test]
+fn what_was_left_for_want_of_room_is_shown_again() {
+    for_each_seed(1, |seed| {
+        let world = Shared::default();
+        let mut reactor = over(Simulated::new(seed, world.clone(), 1, 1000).with(Whims::PROMPT));
+        let takes = Takes::ByteEach(Duration::from_millis(1));
+        let sends = std::iter::repeat_n(7, 900).collect();
+        world.borrow_mut().answering.push_back(Peer { sends, takes, ..Peer::default() });
+        let echoed = Rc::<Cell<usize>>::default();
+        let options = StreamOptions::new().output_limits(100, 1 << 20);
+        reactor.connect(&options, &somewhere(), EchoesWhereThereIsRoom(echoed.clone()));
+        step_until(&mut reactor, |reactor| reactor.connections() == 0);
+        assert_eq!(echoed.get(), 900);
     });
 }
 
