@@ -8,7 +8,7 @@ use crate::driver::{Backend, Capabilities};
 use crate::error::{Error, Result};
 use crate::gauges::Gauges;
 use crate::metrics::{Drained, Metrics};
-use crate::reactor::ReactorHandle;
+use crate::reactor::{Reactor, ReactorHandle};
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
@@ -133,6 +133,25 @@ impl Runtime {
             let counted = counted.clone();
             let _ = worker.handle.run(move |reactor| counted.0.lock().0[index] = reactor.gauges());
         }
+        pending
+    }
+
+    /// Does something with one of the reactors on its own thread, soon, for what it returns. It is done whether anybody waits for that or
+    /// not; without a result, [`ReactorHandle::run`] does it.
+    ///
+    /// The outcome is [`Error::Stopped`] if the reactor has stopped, or stops before it comes to it, and if `action` panics.
+    ///
+    /// # Panics
+    ///
+    /// If `reactor` is not below [`reactors`](Self::reactors).
+    pub fn run_on<R: Send + 'static>(
+        &self,
+        reactor: usize,
+        action: impl FnOnce(&mut Reactor) -> R + Send + 'static,
+    ) -> Pending<R> {
+        let (promise, pending) = promise();
+        // One that has stopped drops it, and so the promise.
+        let _ = self.reactor(reactor).run(move |reactor| promise.keep(Ok(action(reactor))));
         pending
     }
 

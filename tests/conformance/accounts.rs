@@ -63,7 +63,7 @@ pub(crate) fn keep_quiet_about_intended_panics() {
 }
 
 /// The process' open descriptors, found by asking for each: there may be no `/proc`.
-fn open_descriptors() -> Vec<i32> {
+pub(crate) fn open_descriptors() -> Vec<i32> {
     // SAFETY: asking for a descriptor's flags touches no memory and changes nothing, whether it is open or not.
     (0..8192).filter(|&descriptor| unsafe { libc::fcntl(descriptor, libc::F_GETFD) } >= 0).collect()
 }

@@ -21,8 +21,32 @@ pub(crate) fn suites() -> Vec<Suite> {
             what_is_accepted_while_the_connection_closes_arrives,
             a_handle_tells_whose_it_is,
             connections_reach_each_other_on_their_reactor,
+            a_reactor_does_something_and_says_what_came_of_it,
         ]
     )]
+}
+
+fn a_reactor_does_something_and_says_what_came_of_it(ground: &Ground) {
+    let stage = ground.stage();
+    let server = stage.listen(|_| Echo);
+    let peer = Peer::connect(server.local_addr());
+    wait_until("it is there", || stage.metrics().connections() == 1);
+    let asked: Vec<_> = (0..stage.runtime.reactors())
+        .map(|index| stage.runtime.run_on(index, |reactor| (thread::current().id(), reactor.connections())))
+        .collect();
+    let answers: Vec<_> = asked.into_iter().map(|asked| asked.wait().unwrap()).collect();
+    assert_eq!(answers.iter().map(|(_, connections)| connections).sum::<usize>(), 1);
+    assert!(answers.iter().all(|(id, _)| *id != thread::current().id()));
+    assert_eq!(answers.iter().map(|(id, _)| id).collect::<HashSet<_>>().len(), answers.len());
+    // It is done, whether anybody wants to know or not.
+    let (tell, told) = std::sync::mpsc::channel();
+    drop(stage.runtime.run_on(0, move |_| tell.send(7)));
+    assert_eq!(told.recv_timeout(DEADLINE), Ok(7));
+    let panics = stage.runtime.run_on(0, |_| -> u8 { panic!("{INTENDED}") });
+    assert!(matches!(panics.wait(), Err(trochus::Error::Stopped)));
+    assert_eq!(stage.runtime.run_on(0, |_| 8).wait().unwrap(), 8);
+    drop(peer);
+    stage.finish_after_panics([server]);
 }
 
 fn what_is_asked_for_happens_in_order(ground: &Ground) {

@@ -1,11 +1,11 @@
 //! Stopping a runtime, in every state that its connections can be in.
 
-use crate::accounts::DEADLINE;
+use crate::accounts::{DEADLINE, open_descriptors, wait_until};
 use crate::addresses::fill_backlog;
 use crate::ground::{Ground, Peer, pattern};
 use crate::probe::{Echo, Ending, Event, log};
 use crate::{Suite, suite};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 use trochus::Error;
@@ -28,6 +28,7 @@ pub(crate) fn suites() -> Vec<Suite> {
             of_paused_connections_closes_them,
             of_many_connections_under_load,
             by_dropping_the_runtime,
+            by_dropping_the_runtime_on_one_of_its_reactors,
             refuses_work_from_then_on,
         ]
     )]
@@ -236,6 +237,35 @@ fn by_dropping_the_runtime(ground: &Ground) {
     dropping.join().unwrap();
     assert_eq!(log.closed(), Ending::Closed);
     assert!(handle.is_closed());
+}
+
+fn by_dropping_the_runtime_on_one_of_its_reactors(ground: &Ground) {
+    let before = open_descriptors();
+    let runtime = Arc::new(ground.runtime_builder().build().unwrap());
+    let (log, recorder) = log();
+    let server = runtime.listen(ground.fresh_address(), move |_| recorder.echo()).unwrap();
+    let peer = Peer::connect(server.local_addr());
+    let handle = log.opened();
+    let (reactor, theirs) = (runtime.reactor(0).clone(), runtime.clone());
+    let (tell, told) = mpsc::channel();
+    reactor
+        .run(move |_| {
+            while Arc::strong_count(&theirs) > 1 {
+                thread::yield_now();
+            }
+            drop(theirs);
+            tell.send(()).unwrap();
+        })
+        .unwrap();
+    drop(runtime);
+    // It does not wait for itself, so nobody waits for the end.
+    told.recv_timeout(DEADLINE).unwrap();
+    assert!(peer.receive_to_end().is_empty());
+    drop((peer, server));
+    assert_eq!(log.closed(), Ending::Closed);
+    assert!(handle.is_closed());
+    drop((handle, reactor));
+    wait_until("the reactors have ended", || open_descriptors() == before);
 }
 
 fn refuses_work_from_then_on(ground: &Ground) {

@@ -23,7 +23,8 @@ impl ReactorHandle {
     }
 
     /// Does something with the reactor on its own thread, soon. Fails when the reactor has stopped; if it stops before it
-    /// comes to it, `action` is dropped.
+    /// comes to it, `action` is dropped. For something with a result, there is
+    /// [`Runtime::run_on`](crate::Runtime::run_on).
     pub fn run(&self, action: impl FnOnce(&mut Reactor) + Send + 'static) -> Result<()> {
         self.mailbox.post(Command::Run(Box::new(action))).map_err(|_| Error::Stopped)
     }
