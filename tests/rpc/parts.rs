@@ -440,3 +440,24 @@ fn a_client_that_closes_says_what_was_begun_and_lost() {
         assert!(matches!(parts.wait_next(), Some(Err(CallError::Lost(_)))));
     });
 }
+
+#[cfg(feature = "stream")]
+#[test]
+fn they_are_a_stream() {
+    fn collect<S: futures_core::Stream + Unpin>(mut stream: S) -> Vec<S::Item> {
+        let mut items = Vec::new();
+        block_on(std::future::poll_fn(|context| {
+            while let Some(item) = std::task::ready!(std::pin::Pin::new(&mut stream).poll_next(context)) {
+                items.push(item);
+            }
+            std::task::Poll::Ready(())
+        }));
+        items
+    }
+    on_each_backend(|runtime| {
+        let server = Server::bind(runtime, ANY, Int32, counts_down).unwrap();
+        let client = Client::connect(runtime, server.local_addr(), Int32).unwrap();
+        let seen = collect(client.call_in_parts(6, is_last));
+        assert_eq!(seen.into_iter().map(Result::unwrap).collect::<Vec<_>>(), countdown(6));
+    });
+}

@@ -354,3 +354,19 @@ fn is_the_peers_fault(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock)
         || error.raw_os_error() == Some(libc::EPROTO)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_gone_before_being_accepted_does_not_make_the_listener_rest() {
+        let is_the_peers = |code| is_the_peers_fault(&io::Error::from_raw_os_error(code));
+        for code in [libc::ECONNABORTED, libc::ECONNRESET, libc::EPROTO, libc::EINTR, libc::EAGAIN] {
+            assert!(is_the_peers(code), "{}", io::Error::from_raw_os_error(code));
+        }
+        for code in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EPERM] {
+            assert!(!is_the_peers(code), "{}", io::Error::from_raw_os_error(code));
+        }
+    }
+}

@@ -152,7 +152,7 @@ impl<Req: Send + 'static, Res: Send + 'static> ResponseParts<Req, Res> {
         poll_fn(|context| self.poll_next(context)).await
     }
 
-    /// As [`next`](Self::next), for a future or a stream of one's own.
+    /// As [`next`](Self::next), for a future of one's own. With the feature `stream`, this is a `Stream`.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Res, CallError>>> {
         if self.is_over {
             return Poll::Ready(None);
@@ -193,6 +193,18 @@ impl<Req: Send + 'static, Res: Send + 'static> ResponseParts<Req, Res> {
                 None => thread::park(),
             }
         }
+    }
+}
+
+// Nothing in it is pinned.
+impl<Req: Send + 'static, Res: Send + 'static> Unpin for ResponseParts<Req, Res> {}
+
+#[cfg(feature = "stream")]
+impl<Req: Send + 'static, Res: Send + 'static> futures_core::Stream for ResponseParts<Req, Res> {
+    type Item = Result<Res, CallError>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        ResponseParts::poll_next(self.get_mut(), context)
     }
 }
 
