@@ -150,8 +150,12 @@ impl Runtime {
         action: impl FnOnce(&mut Reactor) -> R + Send + 'static,
     ) -> Pending<R> {
         let (promise, pending) = promise();
-        // One that has stopped drops it, and so the promise.
-        let _ = self.reactor(reactor).run(move |reactor| promise.keep(Ok(action(reactor))));
+        // Dropped in this order where it is not done: nothing of it is left when that is known.
+        let both = (action, promise);
+        let _ = self.reactor(reactor).run(move |reactor| {
+            let (action, promise) = both;
+            promise.keep(Ok(action(reactor)));
+        });
         pending
     }
 

@@ -184,7 +184,8 @@ impl ClientOptions {
         self
     }
 
-    /// Calls that wait for their response at a time: [`config::CALLS_IN_FLIGHT`] unless set. Others wait to be sent.
+    /// Calls that wait for their response at a time: [`config::CALLS_IN_FLIGHT`] unless set. Others wait to be sent. One that timed
+    /// out or was dropped counts until its last response in order, and, where it has several, with ids of fewer than 64 bits.
     pub fn calls_in_flight(mut self, calls: usize) -> Self {
         self.calls_in_flight = calls.max(1);
         self
@@ -196,7 +197,8 @@ impl ClientOptions {
         self
     }
 
-    /// Connects anew when the connection is lost. Calls in flight fail in any case; what was not sent yet is sent then.
+    /// Connects anew when the connection is lost. What was not sent yet is sent then. Calls in
+    /// flight fail, but for those of which the server said that it did not take them ([`resend_bytes`](Self::resend_bytes)).
     pub fn reconnect(mut self, policy: Reconnect) -> Self {
         self.reconnect = Some(policy);
         self
@@ -240,7 +242,7 @@ impl ClientOptions {
 
     /// Bytes of responses, as they are on the wire, that may wait to be taken out of one
     /// [`ResponseParts`](super::ResponseParts): [`config::PARTS_BYTES`] unless set. Beyond that, by one response, the client stops
-    /// reading until half of them are taken.
+    /// reading until half of them are taken, or the call has ended.
     pub fn parts_bytes(mut self, bytes: usize) -> Self {
         self.parts_bytes = bytes;
         self

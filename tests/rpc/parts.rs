@@ -285,7 +285,10 @@ fn a_deadline_comes_behind_what_is_there() {
 #[test]
 fn on_a_reactors_thread_nobody_waits() {
     on_each_backend(|runtime| {
-        let (client, mut peer) = client_of_plain_server(runtime);
+        let (listener, address) = listen();
+        let options = ClientOptions::new().parts_bytes(0);
+        let client = Client::connect_with(runtime, &options, address, Int32, drop).unwrap();
+        let mut peer = accept(&listener);
         let mut parts = client.call_in_parts(1, is_last);
         read_ints(&mut peer, 1);
         let (tell, told) = mpsc::channel();
@@ -295,6 +298,12 @@ fn on_a_reactors_thread_nobody_waits() {
         };
         runtime.reactor(0).run(go).unwrap();
         let (error, parts) = told.recv_timeout(PATIENCE).unwrap();
+        // It is given up, and what comes is not kept, as long as it lives.
+        let other = client.call(2);
+        read_ints(&mut peer, 1);
+        write_ints(&mut peer, [9, 8, -1, 20]);
+        assert_eq!(other.wait().unwrap(), 20);
+        client.close().unwrap();
         assert!(matches!(error, Some(Err(CallError::OnReactorThread { sent: true }))), "{error:?}");
         assert!(all(parts).is_empty(), "it is given up");
     });
@@ -312,6 +321,7 @@ fn a_function_that_panics_ends_the_client() {
         assert!(parts.wait_next().is_none());
         assert!(matches!(other.wait(), Err(CallError::Lost(_))));
         eventually("it ends", || client.is_closed());
+        assert_eq!(client.close().unwrap_err().unanswered(), 2);
     });
 }
 
@@ -396,6 +406,26 @@ fn by_id_a_server_may_refuse_to_go_on() {
         assert_eq!(parts.wait_next().unwrap().unwrap(), 6);
         let error = parts.wait_next().unwrap().unwrap_err();
         assert!(matches!(error, CallError::Lost(_)), "{error}");
+        client.close().unwrap();
+    });
+}
+
+#[test]
+fn by_id_those_that_are_given_up_make_room_for_others() {
+    on_each_backend(|runtime| {
+        let (service, kept) = keeper();
+        let server = Server::bind(runtime, ANY, Int32.by_id(), service).unwrap();
+        let options = ClientOptions::new().calls_in_flight(1);
+        let client =
+            Client::connect_with(runtime, &options, server.local_addr(), Int32.by_id(), drop).unwrap();
+        let dropped = client.call_in_parts(1, is_last);
+        let parts = next(&kept).1.in_parts();
+        let other = client.call(2);
+        drop(dropped);
+        next(&kept).1.send(20);
+        assert_eq!(other.wait().unwrap(), 20);
+        offer(&parts, 3);
+        parts.finish();
         client.close().unwrap();
     });
 }

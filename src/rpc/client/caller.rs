@@ -1,11 +1,11 @@
 //! What a client does with responses.
 
-use super::call::state::Part;
 use super::expected::{Expected, InFlight, Recipient, streamed_id};
 use super::target::Target;
 use crate::codec::{Correlation, CorrelationKind, EncodeError, Protocol, Request, Response, ResponseRef};
 use crate::rpc::Unfinished;
 use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// The client's side of one connection, on the reactor: gets the responses of requests that were made here or by producers.
 /// Those of a [`Call`](crate::rpc::Call) go to the one who made it.
@@ -190,11 +190,18 @@ impl<'a, P: Protocol> Requests<'a, P> {
         response: Response<P>,
         bytes: usize,
     ) {
-        let Part::More { promise, fills } = call.promise.part(response, bytes) else { return };
+        let promise = call.promise;
+        let is_last = catch_unwind(AssertUnwindSafe(|| promise.ends_with(&response)));
+        if matches!(is_last, Ok(true)) {
+            return promise.fulfil(response);
+        }
+        if is_last.is_ok() && promise.put(response, bytes) {
+            self.hold();
+        }
         // What was begun is not made again.
         self.expected.put_back(id, InFlight { promise, kept: None });
-        if fills {
-            self.hold();
+        if let Err(panic) = is_last {
+            resume_unwind(panic);
         }
     }
 

@@ -187,20 +187,26 @@ impl<Req, Res> Expected<Req, Res> {
                 *streamed = streamed.checked_sub(1)?;
                 Some(Recipient::Callback)
             }
-            // A response that comes after its call timed out has no entry any more.
+            // A response that comes after its call timed out has no entry any more, as a rule.
             Expected::ById { .. } => {
                 Some(self.forget(id).map_or(Recipient::Unknown, InFlight::into_recipient))
             }
         }
     }
 
-    /// Takes the call with this id out, which is given up. Not one with several responses: they go on coming, and would be another
-    /// call's by and by.
-    pub(in crate::rpc) fn forget_given_up(&mut self, id: u64) -> Option<InFlight<Req, Res>> {
-        let Expected::ById { calls, numbers, .. } = self else { return None };
-        let (key, _) = numbers.parts(id);
-        calls.get(key).filter(|(_, call)| !call.promise.has_parts())?;
-        self.forget(id)
+    /// The call with this id is given up: how many bytes of its request were kept. Another one takes its place; but one with several
+    /// responses, which go on coming, keeps it where their id would be another's by and by.
+    pub(in crate::rpc) fn give_up(&mut self, id: u64) -> usize {
+        let Expected::ById { calls, numbers, .. } = self else { return 0 };
+        let (key, used) = numbers.parts(id);
+        let Some((_, call)) = calls.get_mut(key).filter(|(uses, _)| *uses == used) else { return 0 };
+        let bytes = call.kept_bytes();
+        if call.promise.has_parts() && !numbers.come_never_again() {
+            call.kept = None;
+        } else {
+            calls.remove(key);
+        }
+        bytes
     }
 
     /// Another response is for the call that was [taken out](Self::recipient) for this one, with this id.
@@ -220,8 +226,8 @@ impl<Req, Res> Expected<Req, Res> {
         }
     }
 
-    /// Takes the call with this id out, if it is in flight: where there are ids, one that is given up makes room for another.
-    pub(in crate::rpc) fn forget(&mut self, id: u64) -> Option<InFlight<Req, Res>> {
+    /// Takes the call with this id out, if it is in flight.
+    fn forget(&mut self, id: u64) -> Option<InFlight<Req, Res>> {
         let Expected::ById { calls, numbers, .. } = self else { return None };
         let (key, used) = numbers.parts(id);
         calls.get(key).filter(|(uses, _)| *uses == used)?;
@@ -331,6 +337,11 @@ impl Numbers {
         ((1_u64 << self.key_bits) - 3).try_into().unwrap_or(usize::MAX)
     }
 
+    /// Whether one is not used again while responses to it may still come, however many do.
+    fn come_never_again(self) -> bool {
+        self.max >> self.key_bits >= u32::MAX.into()
+    }
+
     fn call(self, key: usize, uses: u64) -> u64 {
         uses << self.key_bits | key as u64
     }
@@ -369,7 +380,7 @@ mod tests {
     use super::*;
     use crate::codec::{ById, Decode, DecodeError, Decoded, Encode, EncodeError, Tagged};
     use crate::rpc::client::call::parts::Incoming;
-    use crate::rpc::client::call::state::{CallState, Part};
+    use crate::rpc::client::call::state::CallState;
     use std::sync::Arc;
 
     /// Ids of 32 bits, as many protocols have them; and what JavaScript can count.
@@ -451,31 +462,42 @@ mod tests {
         assert_eq!(lost, 0);
         assert!(matches!(states[4].take(None), Some(Err(CallError::NotSent(_)))), "it was not kept");
     }
+    fn in_parts() -> Arc<CallState<u32>> {
+        CallState::in_parts(Incoming::new(Box::new(|response| *response == 0), 100, Arc::default()))
+    }
+
     #[test]
     fn a_given_up_call_with_several_responses_keeps_its_id_until_the_last_one() {
         let mut expected = Expected::<u32, u32>::of::<Narrow<{ u32::MAX as u64 }>>(0);
-        let parts = Incoming::new(Box::new(|response| *response == 0), 100, Arc::default());
-        let state = CallState::in_parts(parts);
-        let id = expected.next_call_id();
-        expected.call(InFlight { promise: Promise::of(&state), kept: None });
+        let (state, id) = (in_parts(), expected.next_call_id());
+        expected.call(InFlight { promise: Promise::of(&state), kept: Some((1, 10)) });
         state.give_up();
-        assert!(expected.forget_given_up(id).is_none());
+        assert_eq!((expected.give_up(id), expected.give_up(id)), (10, 0), "it is not made again");
         // However many there are in the meantime.
         for n in 0..10_000 {
             let (state, other) = (CallState::<u32>::new(None), expected.next_call_id());
             assert_ne!(other, id, "behind {n} calls");
-            expected.call(InFlight { promise: Promise::of(&state), kept: None });
+            expected.call(InFlight { promise: Promise::of(&state), kept: Some((1, 3)) });
             state.give_up();
-            assert!(expected.forget_given_up(other).is_some());
+            assert_eq!((expected.give_up(other), expected.give_up(other), expected.calls()), (3, 0, 1));
             let Some(Recipient::Part(call)) = expected.recipient(id) else { panic!("it is its own") };
-            let Part::More { promise, fills: false } = call.promise.part(7, 60) else {
-                panic!("nothing is kept")
-            };
-            expected.put_back(id, InFlight { promise, kept: None });
+            assert!(!call.promise.ends_with(&7) && !call.promise.put(7, 60), "nothing is kept");
+            expected.put_back(id, call);
         }
         let Some(Recipient::Part(call)) = expected.recipient(id) else { panic!("it is its own") };
-        assert!(matches!(call.promise.part(0, 4), Part::Last));
+        assert!(call.promise.ends_with(&0));
         assert!(matches!(expected.recipient(id), Some(Recipient::Unknown)));
         assert_eq!(expected.calls(), 0);
+    }
+
+    #[test]
+    fn where_ids_never_come_again_a_given_up_call_makes_room_for_another() {
+        let mut expected = Expected::<u32, u32>::of::<ById>(0);
+        let (state, id) = (in_parts(), expected.next_call_id());
+        expected.call(InFlight { promise: Promise::of(&state), kept: Some((1, 10)) });
+        assert_eq!((expected.give_up(id), expected.calls()), (10, 0));
+        expected.call(InFlight { promise: Promise::of(&in_parts()), kept: None });
+        assert!(matches!(expected.recipient(id), Some(Recipient::Unknown)), "what still comes is nobody's");
+        assert_eq!(expected.calls(), 1);
     }
 }

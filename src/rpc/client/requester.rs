@@ -339,7 +339,9 @@ fn cause_of(reason: &CloseReason) -> Cause {
         _ => ErrorKind::Other,
     };
     match reason {
-        CloseReason::Panicked => Cause::new(kind, "the client's caller or its codec panicked"),
+        CloseReason::Panicked => {
+            Cause::new(kind, "the client's caller, its codec or a function of a call panicked")
+        }
         reason => Cause::new(kind, reason.to_string()),
     }
 }

@@ -73,9 +73,7 @@ impl<P: Protocol, K: Caller<P>> Sender<'_, P, K> {
     /// Makes room for other calls where that needs no response: of those that were given up.
     pub(in crate::rpc) fn forget_given_up(&mut self) {
         for id in self.engine.target.take_given_up() {
-            if let Some(call) = self.expected.forget_given_up(id) {
-                *self.kept -= call.kept_bytes();
-            }
+            *self.kept -= self.expected.give_up(id);
         }
     }
 

@@ -93,6 +93,17 @@ impl<Req: Send + 'static, Res: Send + 'static> Call<Req, Res> {
         self.state.wait_until(self.deadline.map(|(at, _)| at))
     }
 
+    /// Nobody waits any more. Once is enough.
+    fn give_up(&mut self) {
+        self.forget_deadline();
+        if let Some(ticket) = self.ticket.take() {
+            self.gate.leave(ticket);
+        }
+        if let Some(sent) = self.state.give_up() {
+            self.gate.target().call_given_up(sent);
+        }
+    }
+
     fn forget_deadline(&mut self) {
         if let Some((_, key)) = self.deadline.take() {
             self.gate.deadlines().remove(key);
@@ -118,13 +129,7 @@ impl<Req: Send + 'static, Res: Send + 'static> Future for Call<Req, Res> {
 
 impl<Req: Send + 'static, Res: Send + 'static> Drop for Call<Req, Res> {
     fn drop(&mut self) {
-        self.forget_deadline();
-        if let Some(ticket) = self.ticket.take() {
-            self.gate.leave(ticket);
-        }
-        if let Some(sent) = self.state.give_up() {
-            self.gate.target().call_given_up(sent);
-        }
+        self.give_up();
     }
 }
 

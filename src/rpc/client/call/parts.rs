@@ -118,11 +118,13 @@ impl<Res> Incoming<Res> {
 /// responses wait as well. So whoever is slow should have a client of his own, and whoever does not take these should not wait for
 /// anything else of the same client: for another call's response, or for its [`close`](crate::rpc::Client::close).
 ///
-/// Dropping this cancels. The server does not hear of that: what it still sends is thrown away, and the request is in flight until
-/// the last response or the end of the connection.
+/// Dropping this cancels. The server does not hear of that, nor of a time that is over: what it still sends is thrown away. In
+/// order, and with ids of fewer than 64 bits, the call is in flight until the last response or the end of the connection, and counts in
+/// [`ClientOptions::calls_in_flight`].
 ///
 /// [`Client::call_in_parts`]: crate::rpc::Client::call_in_parts
 /// [`ClientOptions::parts_bytes`]: crate::rpc::ClientOptions::parts_bytes
+/// [`ClientOptions::calls_in_flight`]: crate::rpc::ClientOptions::calls_in_flight
 #[must_use = "dropping a call cancels it"]
 pub struct ResponseParts<Req: Send + 'static, Res: Send + 'static> {
     call: Call<Req, Res>,
@@ -171,6 +173,15 @@ impl<Req: Send + 'static, Res: Send + 'static> ResponseParts<Req, Res> {
         Poll::Ready(Some(last))
     }
 
+    fn give_up(&mut self) {
+        self.is_over = true;
+        if let Some(parts) = self.call.state.parts() {
+            parts.clear();
+        }
+        // This also says that there is room.
+        self.call.give_up();
+    }
+
     /// As [`next`](Self::next), blocking the thread. It keeps the deadline by itself, whatever the reactor does.
     ///
     /// # Errors
@@ -185,8 +196,9 @@ impl<Req: Send + 'static, Res: Send + 'static> ResponseParts<Req, Res> {
                 return next;
             }
             if waiting::is_forbidden() {
-                self.is_over = true;
-                return Some(Err(CallError::OnReactorThread { sent: self.call.state.was_sent() }));
+                let sent = self.call.state.was_sent();
+                self.give_up();
+                return Some(Err(CallError::OnReactorThread { sent }));
             }
             match self.call.deadline {
                 Some((at, _)) => thread::park_timeout(at.saturating_duration_since(Instant::now())),
@@ -210,10 +222,7 @@ impl<Req: Send + 'static, Res: Send + 'static> futures_core::Stream for Response
 
 impl<Req: Send + 'static, Res: Send + 'static> Drop for ResponseParts<Req, Res> {
     fn drop(&mut self) {
-        if let Some(parts) = self.call.state.parts() {
-            parts.clear();
-        }
-        // The call is given up, which says that there is room.
+        self.give_up();
     }
 }
 

@@ -245,16 +245,6 @@ pub(in crate::rpc) struct Pending<Req, Res> {
     pub(in crate::rpc) promise: Promise<Res>,
 }
 
-/// What one of several responses was.
-pub(in crate::rpc) enum Part<Res> {
-    Last,
-    /// Others follow, and the client has to stop reading if this one `fills` what may wait.
-    More {
-        promise: Promise<Res>,
-        fills: bool,
-    },
-}
-
 /// The handler's end of a call. Dropping it unresolved fails the call: none is left hanging.
 pub(in crate::rpc) struct Promise<Res>(Option<Arc<CallState<Res>>>);
 
@@ -286,19 +276,20 @@ impl<Res> Promise<Res> {
         self.0.as_ref().and_then(|state| state.parts()).is_some_and(Incoming::has_begun)
     }
 
-    /// One of several responses has come, with its bytes on the wire.
-    pub(in crate::rpc) fn part(self, response: Res, bytes: usize) -> Part<Res> {
+    /// Whether this response is the last one. Foreign code says so where there may be several.
+    pub(in crate::rpc) fn ends_with(&self, response: &Res) -> bool {
+        self.0.as_ref().and_then(|state| state.parts()).is_none_or(|parts| parts.is_last(response))
+    }
+
+    /// One of several responses has come, with its bytes on the wire, which is not the last one. Whether the client has to stop
+    /// reading for that.
+    pub(in crate::rpc) fn put(&self, response: Res, bytes: usize) -> bool {
         let Some((state, parts)) = self.0.as_ref().and_then(|state| Some((state, state.parts()?))) else {
-            self.fulfil(response);
-            return Part::Last;
+            return false;
         };
-        if parts.is_last(&response) {
-            self.fulfil(response);
-            return Part::Last;
-        }
         let fills = parts.put(response, bytes);
         state.wake();
-        Part::More { promise: self, fills }
+        fills
     }
 
     /// The request is in the connection's output, under this id.
