@@ -3,7 +3,7 @@
 use crate::batch;
 use crate::config::{BusyPoll, POLLED_OUTPUT_BYTES};
 use crate::driver::Driver;
-use crate::driver::simulated::{Peer, Simulated, World};
+use crate::driver::simulated::{Peer, Simulated, Whims, World};
 use crate::reactor::Polled;
 use crate::reactor::{Address, CloseReason, Handler, Io, Outstanding, Reactor, StreamOptions};
 use std::cell::RefCell;
@@ -110,6 +110,41 @@ fn a_timer_that_is_put_off_costs_no_more_than_one() {
     set(&mut reactor, Some(1_000_000));
     reactor.drain(Duration::from_secs(3600)).unwrap();
     assert_eq!(reactor.outstanding(), Outstanding::default());
+}
+
+/// Whichever comes first.
+#[test]
+fn of_two_drains_the_shorter_one_counts() {
+    let (long, short) = (Duration::from_secs(3600), Duration::from_millis(10));
+    for graces in [[long, short], [short, long]] {
+        let (mut reactor, world) = reactor();
+        let log = Log::default();
+        connect(&mut reactor, &world, Probe { number: 0, log: log.clone(), stubborn: true });
+        step_until(&mut reactor, |_| log.borrow().len() == 1);
+        let begun = reactor.driver.now();
+        graces.iter().for_each(|grace| reactor.begin_drain(*grace));
+        step_until(&mut reactor, |reactor| reactor.is_drained());
+        let lasted = reactor.driver.now() - begun;
+        assert!(lasted >= short && lasted < Duration::from_secs(60), "{lasted:?}");
+    }
+}
+
+#[test]
+fn a_drain_does_not_wait_for_connects_in_progress() {
+    let (world, log) = (Rc::<RefCell<World>>::default(), Log::default());
+    world.borrow_mut().silent = true;
+    let driver = Simulated::new(1, world, 8, 100).with(Whims::PROMPT);
+    let builder = Reactor::builder().busy_poll(BusyPoll::Off);
+    let mut reactor = builder.build_over(Driver::Simulated(Box::new(driver)));
+    let options = StreamOptions::new().connect_timeout(Duration::MAX);
+    let probe = Probe { number: 0, log: log.clone(), stubborn: true };
+    reactor.connect(&options, &Address::Tcp(([127, 0, 0, 1], 9).into()), probe);
+    (0..10).for_each(|_| reactor.step(Some(Duration::from_millis(1))).unwrap());
+    assert!(log.borrow().is_empty(), "nobody answers");
+    let begun = reactor.driver.now();
+    reactor.drain(Duration::from_secs(3600)).unwrap();
+    assert_eq!(*log.borrow(), [("close", 0)]);
+    assert!(reactor.driver.now() - begun < Duration::from_secs(60));
 }
 
 /// A reactor that has cut off everything looks again only for those who came later.

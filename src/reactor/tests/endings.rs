@@ -155,6 +155,19 @@ fn connecting_ends_in_every_way_that_it_can() {
     });
 }
 
+#[test]
+fn a_connect_that_finds_no_room_is_tried_again() {
+    for_each_seed(1, |seed| {
+        let world = Shared::default();
+        let mut reactor = over(Simulated::new(seed, world.clone(), 8, 100).with(Whims::PROMPT));
+        world.borrow_mut().answering.push_back(Peer { full: 3, echoes: true, ..Peer::default() });
+        let (options, fate) = (StreamOptions::new().connect_timeout(Duration::MAX), Rc::default());
+        reactor.connect(&options, &somewhere(), Writer { bytes: 3, fate: Rc::clone(&fate) });
+        step_until(&mut reactor, |reactor| reactor.connections() == 0);
+        assert_eq!(fate.borrow().opened, 1, "{fate:?}");
+    });
+}
+
 /// A driver that fails for good: the reactor says so, and what it has is given back all the same.
 #[test]
 fn a_wait_that_fails_is_told_and_nothing_is_kept() {
