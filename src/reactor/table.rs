@@ -142,7 +142,7 @@ mod tests {
                 }
                 prop_assert_eq!(table.len(), live.len());
                 for (id, n) in &live { prop_assert_eq!(table.get_mut(*id), Some(&mut n.clone())) }
-                for id in &dead { prop_assert!(table.get(*id).is_none() && table.remove(*id).is_none()) }
+                for id in &dead { prop_assert!(table.get(*id).is_none() && table.get_mut(*id).is_none() && table.remove(*id).is_none()) }
             }
         }
     }

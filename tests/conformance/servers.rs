@@ -5,7 +5,7 @@ use crate::ground::{Ground, Peer, fresh_path};
 use crate::probe::{Echo, Ending, Event, log};
 use crate::{Suite, suite};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 use trochus::net::{Address, Incoming, ListenOptions};
 use trochus::{Error, Runtime};
@@ -25,6 +25,7 @@ pub(crate) fn suites() -> Vec<Suite> {
                 a_connection_may_be_refused,
                 whoever_accepts_sees_the_socket,
                 a_server_that_closes_resets_nobody,
+                what_is_accepted_is_closed_on_exec,
                 a_drain_resets_nobody,
                 listening_does_not_wait,
                 gauges_say_what_there_is,
@@ -231,6 +232,24 @@ fn a_server_that_closes_resets_nobody(ground: &Ground) {
         let metrics = stage.finish([]);
         assert_eq!((metrics.connections_opened, metrics.connections_refused), (40, 0));
     }
+}
+
+/// Or a child would hold connections open that this process has closed.
+fn what_is_accepted_is_closed_on_exec(ground: &Ground) {
+    let stage = ground.stage();
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let server = stage.listen(move |incoming: &Incoming<'_>| {
+        tell.lock().unwrap().send(rustix::io::fcntl_getfd(&*incoming.socket()).unwrap()).unwrap();
+        Echo
+    });
+    let peers: Vec<_> = (0..4).map(|_| Peer::connect(server.local_addr())).collect();
+    for peer in &peers {
+        is_served(peer);
+        assert!(told.recv_timeout(DEADLINE).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+    }
+    drop(peers);
+    stage.finish([server]);
 }
 
 fn a_drain_resets_nobody(ground: &Ground) {

@@ -309,6 +309,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_what_is_not_there_was_not_found() {
+        let found_nothing = |result| Raw { user_data: 0, result, flags: 0 }.found_nothing();
+        assert!(found_nothing(-libc::ENOENT));
+        // One that is being executed is found, and may go on all the same.
+        assert!(
+            [0, 1, -libc::EALREADY, -libc::EINVAL, -libc::ECANCELED]
+                .into_iter()
+                .all(|result| !found_nothing(result))
+        );
+    }
+
+    #[test]
     fn internal_bits_are_no_tokens() {
         let token = Token::new(Kind::Receive, 7, 9);
         let cancelled = [Internal::Cancelled(None), Internal::Cancelled(Some(token))];
