@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 use trochus::Runtime;
 use trochus::codec::{Int32, Protocol};
+use trochus::reactor::StreamOptions;
 use trochus::rpc::{Caller, Client, ClientOptions, Reply, Requests, Server, Unfinished};
 
 fn echo(n: i32, reply: Reply<i32>) {
@@ -221,5 +222,33 @@ fn a_caller_makes_requests_on_the_reactor() {
             client.close().unwrap();
             assert!(matches!(*end.lock().unwrap(), Some(Ok(()))));
         }
+    });
+}
+
+#[test]
+fn a_producer_has_its_turn_though_others_fill_the_output() {
+    on_each_backend(|runtime| {
+        let (listener, address) = listen();
+        let stream = StreamOptions::new().output_limits(1 << 10, 1 << 20);
+        let options = ClientOptions::new().reactor(0).stream(stream);
+        let client = Client::connect_with(runtime, &options, address, Int32, drop).unwrap();
+        let mut peer = accept(&listener);
+        let held = hold(runtime, 0);
+        let mut others = 0;
+        while client.try_push(others).is_ok() {
+            others += 1;
+        }
+        let mut producer = client.producer();
+        producer.push(-1).unwrap();
+        drop(producer);
+        drop(held);
+        // The soft limit of the output is 256 of them, and they take turns.
+        assert!(others > 4_000, "{others}");
+        let mut seen = read_ints(&mut peer, others as usize + 1);
+        let at = seen.iter().position(|n| *n == -1).unwrap();
+        assert!(at <= 1_000, "behind {at} others");
+        seen.remove(at);
+        assert!(seen.is_sorted());
+        client.abort();
     });
 }
