@@ -210,3 +210,20 @@ fn by_id_a_call_that_timed_out_makes_room_for_another() {
         }
     });
 }
+
+#[test]
+fn a_response_that_came_in_time_counts_however_late_it_is_looked_at() {
+    on_each_backend(|runtime| {
+        let (service, kept) = keeper();
+        let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+        let client = Client::connect(runtime, server.local_addr(), Int32).unwrap();
+        let (first, second) = (client.call(1), client.call(2));
+        for _ in 0..2 {
+            let (n, reply) = next(&kept);
+            reply.send(n);
+        }
+        // Behind the other one.
+        assert_eq!(second.wait().unwrap(), 2);
+        assert_eq!(block_on(first.timeout(Duration::ZERO)).unwrap(), 1);
+    });
+}
