@@ -481,3 +481,20 @@ fn lanes_take_turns() {
     }
     assert_eq!(turns, [0, 1, 2, 0, 1, 2]);
 }
+
+/// It would keep the event loop awake, and its memory.
+#[test]
+fn a_producer_that_is_gone_leaves_nothing_behind() {
+    let (batcher, mut consumer) = Batcher::builder().build();
+    for n in 0..3 {
+        let mut producer = batcher.producer();
+        producer.push(n).unwrap();
+        drop(producer);
+        assert_eq!(consumer.drain(9, |item| assert_eq!(item, n)), 1);
+        assert_eq!(consumer.drain(9, |_| ()), 0);
+        consumer.prepare_sleep();
+        sleep_barrier();
+        assert!(!consumer.is_ready(), "behind producer {n}");
+        consumer.cancel_sleep();
+    }
+}

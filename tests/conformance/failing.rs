@@ -7,7 +7,8 @@ use crate::probe::{Echo, Ending, log};
 use crate::{Suite, suite};
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 use trochus::net::{Handle, ReactorFailure, StreamOptions};
 use trochus::{Error, Reactor};
@@ -19,6 +20,7 @@ pub(crate) fn suites() -> Vec<Suite> {
             |_| true,
             [
                 a_reactor_that_fails_is_told_of,
+                everybody_knows_while_one_is_being_told,
                 what_it_had_is_lost_and_said_to_be,
                 the_others_serve_on,
                 when_all_have_failed_nothing_pretends,
@@ -72,6 +74,46 @@ fn a_reactor_that_fails_is_told_of(ground: &Ground) {
     let error = stage.runtime.shutdown(DEADLINE).unwrap_err();
     assert!(matches!(error, Error::ReactorFailed { reactor: 1, .. }));
     assert!(told.recv().is_err(), "told of once");
+}
+
+/// Whoever is told of a failure takes his time, and what the reactor had is given back only then.
+fn everybody_knows_while_one_is_being_told(ground: &Ground) {
+    let (tell, told) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let (released, in_vain) = (Mutex::new(released), Arc::new(AtomicBool::new(false)));
+    let waited_in_vain = in_vain.clone();
+    let stage = ground.stage_with(ground.runtime_builder().on_failure(move |_| {
+        tell.send(()).unwrap();
+        let ended = released.lock().unwrap().recv_timeout(DEADLINE);
+        waited_in_vain.store(ended == Err(mpsc::RecvTimeoutError::Timeout), Ordering::SeqCst);
+    }));
+    let server = stage.listen(|_| Echo);
+    std::thread::scope(|scope| {
+        let (begin, begun) = mpsc::channel();
+        let waiting = [(); 8].map(|()| {
+            let (stage, begin) = (&stage, begin.clone());
+            scope.spawn(move || {
+                begin.send(()).unwrap();
+                stage.runtime.wait()
+            })
+        });
+        for _ in &waiting {
+            begun.recv().unwrap();
+            // Time for them to wait; who comes later finds it as it is.
+            stage.runtime.run_on(0, |_| ()).wait().unwrap();
+        }
+        stage.runtime.reactor(1).run(break_backend).unwrap();
+        told.recv_timeout(DEADLINE).unwrap();
+        waiting.into_iter().for_each(|waiting| assert!(waiting.join().unwrap().is_err()));
+        for _ in 0..4 {
+            let connecting = stage.runtime.connect_async(&StreamOptions::new(), server.local_addr(), || Echo);
+            let client = connecting.wait_timeout(DEADLINE).expect("it goes to one that is there").unwrap();
+            client.close().unwrap();
+        }
+    });
+    drop(release);
+    assert!(stage.runtime.shutdown(DEADLINE).is_err());
+    assert!(!in_vain.load(Ordering::SeqCst), "it had to wait for the end");
 }
 
 fn what_it_had_is_lost_and_said_to_be(ground: &Ground) {

@@ -3,6 +3,7 @@
 use super::support::*;
 use std::future::Future;
 use std::pin::{Pin, pin};
+use std::sync::mpsc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 use trochus::Runtime;
@@ -225,5 +226,23 @@ fn a_response_that_came_in_time_counts_however_late_it_is_looked_at() {
         // Behind the other one.
         assert_eq!(second.wait().unwrap(), 2);
         assert_eq!(block_on(first.timeout(Duration::ZERO)).unwrap(), 1);
+    });
+}
+
+#[test]
+fn a_send_waits_for_room_no_longer_than_its_call_may_take() {
+    on_each_backend(|runtime| {
+        let (listener, address) = listen();
+        let options = ClientOptions::new().reactor(0).call_timeout(SOON);
+        let client = Client::connect_with(runtime, &options, address, Int32, drop).unwrap();
+        let _peer = accept(&listener);
+        let held = hold(runtime, 0);
+        while client.try_push(0).is_ok() {}
+        let (say, said) = mpsc::channel();
+        client.send(1, move |outcome| say.send(outcome).unwrap()).unwrap();
+        let outcome = said.recv_timeout(PATIENCE).unwrap();
+        assert!(matches!(outcome, Err(CallError::TimedOut { sent: false })), "{outcome:?}");
+        client.abort();
+        drop(held);
     });
 }
