@@ -28,6 +28,7 @@ pub(crate) fn suites() -> Vec<Suite> {
                 what_is_accepted_is_closed_on_exec,
                 a_drain_resets_nobody,
                 listening_does_not_wait,
+                a_server_is_up_once_all_its_reactors_listen,
                 gauges_say_what_there_is,
             ]
         ),
@@ -281,6 +282,20 @@ fn listening_does_not_wait(ground: &Ground) {
     let server = starting.wait().unwrap();
     is_served(&Peer::connect(server.local_addr()));
     // The unwanted one is gone as well.
+    stage.finish([server]);
+}
+
+fn a_server_is_up_once_all_its_reactors_listen(ground: &Ground) {
+    let stage = ground.stage();
+    let (release, held) = mpsc::channel::<()>();
+    let holding = stage.runtime.run_on(1, move |_| held.recv().is_err());
+    let mut starting = stage.runtime.listen_async(&ListenOptions::new(), ground.fresh_address(), |_| Echo);
+    stage.runtime.run_on(0, |_| ()).wait().unwrap();
+    assert!(starting.try_take().is_none(), "one of two listens");
+    drop(release);
+    let server = starting.wait().unwrap();
+    is_served(&Peer::connect(server.local_addr()));
+    assert!(holding.wait().unwrap());
     stage.finish([server]);
 }
 
