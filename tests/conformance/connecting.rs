@@ -24,6 +24,7 @@ pub(crate) fn suites() -> Vec<Suite> {
                 an_attempt_is_cancelled,
                 several_attempts_are_cancelled_together,
                 of_several_addresses_a_handler_hears_once,
+                the_reactors_connect_in_turn,
                 a_reactor_that_drains_connects_no_more,
                 a_drain_ends_several_attempts,
                 settings_that_cannot_work_are_refused,
@@ -39,6 +40,21 @@ pub(crate) fn suites() -> Vec<Suite> {
 
 fn patient() -> StreamOptions {
     StreamOptions::new().connect_timeout(Duration::MAX)
+}
+
+fn the_reactors_connect_in_turn(ground: &Ground) {
+    let stage = ground.stage();
+    let (listener, address) = ground.listener(8);
+    let mut accepted = Vec::new();
+    for _ in 0..3 * stage.runtime.reactors() {
+        stage.runtime.connect(&address, || Echo).unwrap();
+        accepted.push(listener.accept().unwrap());
+    }
+    for metrics in stage.runtime.metrics_by_reactor() {
+        assert_eq!(metrics.connections_opened, 3);
+    }
+    drop(accepted);
+    stage.finish([]);
 }
 
 fn an_address_that_does_not_answer_holds_up_nobody(ground: &Ground) {
