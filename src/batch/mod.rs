@@ -95,6 +95,7 @@ pub use lane::run::Run;
 pub use outcome::{Outcome, Written};
 pub use producer::Producer;
 pub use stats::Stats;
+pub(crate) use wait::block::block_until;
 pub use wait::end::{CloseAsync, SyncAsync};
 pub use wait::push::PushAsync;
 

@@ -136,8 +136,8 @@ impl Runtime {
         pending
     }
 
-    /// Does something with one of the reactors on its own thread, soon, for what it returns. It is done whether anybody waits for that or
-    /// not; without a result, [`ReactorHandle::run`] does it.
+    /// Does something with one of the reactors on its own thread, soon, for what it returns. It is done whether anybody waits for
+    /// that or not; without a result, [`ReactorHandle::run`] does it.
     ///
     /// The outcome is [`Error::Stopped`] if the reactor has stopped, or stops before it comes to it, and if `action` panics.
     ///

@@ -53,7 +53,8 @@ pub enum CallError {
     /// The request cannot be encoded; it was not sent.
     Encode(Arc<EncodeError>),
     /// [`Call::wait`](crate::rpc::Call::wait), or [`ResponseParts::wait_next`](crate::rpc::ResponseParts::wait_next), was called on a
-    /// reactor's own thread, where it would wait for what only that thread can do. The call is given up: await it, or use [`Client::try_send`](crate::rpc::Client::try_send) there.
+    /// reactor's own thread, where it would wait for what only that thread can do. The call is given up: await it, or use
+    /// [`Client::try_send`](crate::rpc::Client::try_send) there.
     OnReactorThread {
         /// Whether the request had been handed to the connection.
         sent: bool,

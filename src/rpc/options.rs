@@ -197,8 +197,8 @@ impl ClientOptions {
         self
     }
 
-    /// Connects anew when the connection is lost. What was not sent yet is sent then. Calls in
-    /// flight fail, but for those of which the server said that it did not take them ([`resend_bytes`](Self::resend_bytes)).
+    /// Connects anew when the connection is lost. What was not sent yet is sent then. Calls in flight fail, but for those of which
+    /// the server said that it did not take them ([`resend_bytes`](Self::resend_bytes)).
     pub fn reconnect(mut self, policy: Reconnect) -> Self {
         self.reconnect = Some(policy);
         self

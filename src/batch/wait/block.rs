@@ -16,7 +16,7 @@ impl Wake for Unpark {
 }
 
 /// `None` if the deadline passed before. No deadline means for ever.
-pub(in crate::batch) fn block_until<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
+pub(crate) fn block_until<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let waker = thread_waker();
     let mut context = Context::from_waker(&waker);

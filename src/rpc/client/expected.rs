@@ -462,6 +462,7 @@ mod tests {
         assert_eq!(lost, 0);
         assert!(matches!(states[4].take(None), Some(Err(CallError::NotSent(_)))), "it was not kept");
     }
+
     fn in_parts() -> Arc<CallState<u32>> {
         CallState::in_parts(Incoming::new(Box::new(|response| *response == 0), 100, Arc::default()))
     }

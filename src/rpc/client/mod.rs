@@ -49,8 +49,8 @@ use waiters::Push;
 /// | [`producer`](Self::producer) | to the client's callback or [`Caller`] | as for pushes |
 /// | [`Requests`](crate::rpc::Requests), on the reactor itself | to the [`Caller`] | see there |
 ///
-/// What one thread asks for through the client, in all of these ways but the last two, goes out in its order. A producer has an order of its
-/// own: between it and anything else there is none.
+/// What one thread asks for through the client, in all of these ways but the last two, goes out in its order. A producer has an
+/// order of its own: between it and anything else there is none.
 ///
 /// On a reactor's own thread nothing here waits: what would, returns an error there at once.
 ///

@@ -1,6 +1,7 @@
 //! A request with several responses, as the one who made it sees it.
 
 use super::Call;
+use crate::batch::block_until;
 use crate::rpc::CallError;
 use crate::rpc::client::target::Target;
 use crate::waiting;
@@ -10,9 +11,8 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 /// Tells whether a response is its request's last one.
 pub(in crate::rpc) type IsLast<Res> = Box<dyn FnMut(&Res) -> bool + Send>;
@@ -189,20 +189,19 @@ impl<Req: Send + 'static, Res: Send + 'static> ResponseParts<Req, Res> {
     /// As for [`next`](Self::next); and at once [`CallError::OnReactorThread`] on a reactor's own thread, unless there is one. That is
     /// the end of the call, too.
     pub fn wait_next(&mut self) -> Option<Result<Res, CallError>> {
-        let waker = Waker::from(Arc::new(Unpark(thread::current())));
-        let mut context = Context::from_waker(&waker);
-        loop {
-            if let Poll::Ready(next) = self.poll_next(&mut context) {
-                return next;
-            }
-            if waiting::is_forbidden() {
+        if waiting::is_forbidden() {
+            let Poll::Ready(next) = self.poll_next(&mut Context::from_waker(Waker::noop())) else {
                 let sent = self.call.state.was_sent();
                 self.give_up();
                 return Some(Err(CallError::OnReactorThread { sent }));
-            }
-            match self.call.deadline {
-                Some((at, _)) => thread::park_timeout(at.saturating_duration_since(Instant::now())),
-                None => thread::park(),
+            };
+            return next;
+        }
+        let deadline = self.call.deadline.map(|(at, _)| at);
+        loop {
+            // A deadline that passes behind the last look shows in the next one.
+            if let Some(next) = block_until(deadline, self.next()) {
+                return next;
             }
         }
     }
@@ -229,13 +228,5 @@ impl<Req: Send + 'static, Res: Send + 'static> Drop for ResponseParts<Req, Res> 
 impl<Req: Send + 'static, Res: Send + 'static> fmt::Debug for ResponseParts<Req, Res> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseParts").finish_non_exhaustive()
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
     }
 }
