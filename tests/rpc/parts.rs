@@ -157,6 +157,29 @@ fn what_was_begun_is_not_made_again() {
 }
 
 #[test]
+fn what_was_begun_makes_room_for_others_to_be_made_again() {
+    on_each_backend(|runtime| {
+        let (listener, address) = listen();
+        let policy = Reconnect::new().first_delay(Duration::from_millis(1));
+        // Of one request at a time.
+        let options = ClientOptions::new().reconnect(policy).peer_drains_cleanly(true).resend_bytes(4);
+        let client = Client::connect_with(runtime, &options, address, Int32, drop).unwrap();
+        let mut peer = accept(&listener);
+        let mut begun = client.call_in_parts(1, is_last);
+        read_ints(&mut peer, 1);
+        write_ints(&mut peer, [7]);
+        assert_eq!(begun.wait_next().unwrap().unwrap(), 7);
+        let not_taken = client.call(2);
+        read_ints(&mut peer, 1);
+        end_output(&peer);
+        let mut next = accept(&listener);
+        assert_eq!(read_ints(&mut next, 1), [2]);
+        write_ints(&mut next, [20]);
+        assert_eq!(not_taken.wait().unwrap(), 20);
+    });
+}
+
+#[test]
 fn they_are_waited_for_when_the_client_closes() {
     on_each_backend(|runtime| {
         let (client, mut peer) = client_of_plain_server(runtime);
@@ -450,6 +473,17 @@ fn pushes_among_them_have_responses_of_their_own() {
         }
         client.close().unwrap();
         assert_eq!(said.try_iter().collect::<Vec<_>>(), (0..100).map(|n| 2 * n + 1).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn of_a_client_that_is_closed_none_comes() {
+    on_each_backend(|runtime| {
+        let (client, _peer) = client_of_plain_server(runtime);
+        client.close().unwrap();
+        let mut parts = client.call_in_parts(1, is_last).timeout(Duration::MAX);
+        assert!(matches!(parts.wait_next(), Some(Err(CallError::NotSent(_)))));
+        assert!(parts.wait_next().is_none());
     });
 }
 

@@ -4,11 +4,13 @@ use super::support::*;
 use bytes::Bytes;
 use std::io::{ErrorKind, Read, Write};
 use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
 use trochus::codec::{
     Decode, DecodeError, Decoded, Encode, EncodeError, FixedSize, Int32, LengthDelimited, Lines, Pair,
     Protocol, Records,
 };
-use trochus::rpc::{CallError, Client, ClientOptions, Reply, Server};
+use trochus::rpc::{CallError, Client, ClientOptions, Reconnect, Reply, Server};
 
 #[test]
 fn frames_are_seen_in_place() {
@@ -241,5 +243,46 @@ fn without_correlation_a_response_that_was_cut_off_is_no_success() {
             let outcome = block_on(closing);
             assert_eq!(outcome.is_ok(), ends_well, "{end:?}: {outcome:?}");
         }
+    });
+}
+
+/// An end is a response here, also where there is nothing before it.
+#[derive(Clone, Copy, Debug)]
+struct UntilTheEnd;
+
+impl Decode for UntilTheEnd {
+    type Item<'a> = &'a [u8];
+    type Owned = Vec<u8>;
+
+    fn decode<'a>(&mut self, _input: &'a [u8]) -> Result<Decoded<&'a [u8]>, DecodeError> {
+        Ok(Decoded::NeedMore { at_least: 1 })
+    }
+
+    fn decode_eof<'a>(&mut self, input: &'a [u8]) -> Result<Option<&'a [u8]>, DecodeError> {
+        Ok(Some(input))
+    }
+
+    fn into_owned(item: &[u8]) -> Vec<u8> {
+        item.to_vec()
+    }
+}
+
+impl Encode<Vec<u8>> for UntilTheEnd {
+    fn encode(&mut self, item: &Vec<u8>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        out.extend_from_slice(item);
+        Ok(())
+    }
+}
+
+#[test]
+fn an_end_that_nobody_waits_for_proves_nothing() {
+    on_each_backend(|runtime| {
+        let (listener, address) = listen();
+        let policy = Reconnect::new().attempts(3).first_delay(Duration::from_millis(1));
+        let options = ClientOptions::new().reconnect(policy);
+        let client = Client::connect_with(runtime, &options, address, UntilTheEnd, |_: &[u8]| ()).unwrap();
+        // It would be dialled again and again, each time as if for the first time.
+        thread::spawn(move || listener.incoming().for_each(drop));
+        eventually("it gives up", || client.is_closed());
     });
 }
