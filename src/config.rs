@@ -51,6 +51,9 @@ pub const INPUT_BYTES: usize = 16 << 20;
 /// it, and the peer has to wait.
 pub const READ_AHEAD_BYTES: usize = 64 << 10;
 
+/// Bytes of each direction of a relay that wait for the peer that they go to.
+pub const RELAY_BYTES: usize = 256 << 10;
+
 /// Input of a connection that is received one buffer at a time, at first and behind each pause: while a pause is likely, no more
 /// than one buffer is on its way when it begins. Each counts for at least [`CAREFUL_STEP`].
 pub const CAREFUL_BYTES: usize = 32 << 20;
@@ -92,6 +95,10 @@ pub const CONNECT_RETRY: Duration = Duration::from_millis(5);
 
 /// How long a closed connection waits for its peer's end of stream, so that the peer can read the last output.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection of a server or a runtime that stops lingers, once its peer has confirmed all output and says
+/// nothing more, although it does not end its side.
+pub const QUIET_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// How long the peer of a closed connection may take none of the output that is left.
 pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);

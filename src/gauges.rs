@@ -34,7 +34,7 @@ gauges! {
     connecting: " Connection attempts that go on.";
     closing: " Connections that this side has closed and that have not ended.";
     paused: " Connections whose handler has paused reading.";
-    throttled: " Connections that are not read because their output waits.";
+    throttled: " Connections that are not read because output waits: their own, or that of the one that they are relayed to.";
     starved: " Connections that wait for a receive buffer.";
     input_bytes: " Bytes that arrived and that handlers have not consumed.";
     output_bytes: " Bytes of output that wait for peers, with what the kernel has not taken yet.";

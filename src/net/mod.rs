@@ -14,6 +14,7 @@ mod builder;
 mod connect;
 mod listen;
 mod pending;
+mod relay;
 mod runtime;
 mod server;
 mod signal;
@@ -21,10 +22,11 @@ mod watch;
 
 pub use crate::reactor::{
     Accepted, Address, CloseReason, ConnectionId, Dialing, Handle, HandleError, Handler, Incoming, Io,
-    ListenOptions, Polled, StreamOptions, ToAddresses, Writable, WriteAsync,
+    ListenOptions, Polled, Relayed, StreamOptions, ToAddresses, Writable, WriteAsync,
 };
 pub use builder::RuntimeBuilder;
 pub use pending::Pending;
+pub use relay::{Relay, RelayEnd};
 pub use runtime::{ReactorInfo, Runtime};
 pub use server::Server;
 pub use signal::wait_for_interrupt;

@@ -25,6 +25,7 @@ pub use socket::options::{ListenOptions, StreamOptions};
 pub use socket::race::Dialing;
 pub use stream::handler::{CloseReason, Handler, Polled};
 pub use stream::io::Io;
+pub use stream::relay::Relayed;
 pub use table::ConnectionId;
 pub use threads::reactor_handle::ReactorHandle;
 pub use threads::stream_handle::{Handle, HandleError, Writable, WriteAsync};

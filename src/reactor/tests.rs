@@ -3,6 +3,7 @@
 mod endings;
 mod panics;
 mod pausing;
+mod relaying;
 mod threads;
 mod turns;
 

@@ -30,12 +30,14 @@ mod pausing;
 mod pool;
 mod probe;
 mod reach;
+mod relay;
 mod resets;
 #[cfg(target_os = "linux")]
 mod seccomp;
 mod servers;
 mod shutdown;
 mod sockets;
+mod stopping;
 mod stream;
 mod truth;
 mod writers;
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
 fn trials() -> Vec<Trial> {
     let suites: Vec<Suite> = [
         stream::suites(),
+        stopping::suites(),
         flow::suites(),
         pausing::suites(),
         endings::suites(),
@@ -85,6 +88,7 @@ fn trials() -> Vec<Trial> {
         handles::suites(),
         writers::suites(),
         reach::suites(),
+        relay::suites(),
         later::suites(),
         addresses::suites(),
         options::suites(),

@@ -5,7 +5,7 @@ use crate::driver::Kind;
 use crate::error::Result;
 use crate::reactor::Reactor;
 use crate::reactor::pace::timers;
-use crate::reactor::stream::connection::Phase;
+use crate::reactor::stream::connection::{Connection, Phase};
 use crate::reactor::stream::handler::CloseReason;
 use crate::reactor::table::Id;
 use std::time::{Duration, Instant};
@@ -42,12 +42,19 @@ impl Reactor {
     fn ask_to_end(&mut self, id: Id) {
         match self.connections.get(id).map(|connection| connection.link.phase) {
             Some(Phase::Connecting) => self.change(id, |link| link.fail(CloseReason::Shutdown)),
-            Some(Phase::Open) => {
-                self.call(id, |handler, io| handler.on_shutdown(io));
-                self.settle(id);
-            }
-            _ => {}
+            Some(_) => self.stop_connection(id),
+            None => {}
         }
+    }
+
+    /// Asks an established connection to finish, or one that is closing not to wait for nothing.
+    pub(in crate::reactor) fn stop_connection(&mut self, id: Id) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        link.hurried = true;
+        if link.phase == Phase::Open {
+            self.call(id, |handler, io| handler.on_shutdown(io));
+        }
+        self.settle(id);
     }
 
     /// Whether a drain has begun and everything has ended.

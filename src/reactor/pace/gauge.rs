@@ -22,7 +22,7 @@ impl Reactor {
             gauges.connecting += u64::from(link.phase == Phase::Connecting);
             gauges.closing += u64::from(matches!(link.phase, Phase::Flushing | Phase::Lingering));
             gauges.paused += u64::from(link.paused);
-            gauges.throttled += u64::from(link.throttled);
+            gauges.throttled += u64::from(link.throttled || !link.has_passage_open());
             gauges.starved += u64::from(link.reading == Reading::Starved);
             gauges.input_bytes += link.inbox.len() as u64;
             gauges.output_bytes += link.pending_output() as u64;

@@ -21,10 +21,7 @@ impl Reactor {
         seats.stop();
         self.close_doors(seats);
         for id in self.seated(seats) {
-            if self.connections.get(id).is_some_and(|connection| connection.link.phase == Phase::Open) {
-                self.call(id, |handler, io| handler.on_shutdown(io));
-                self.settle(id);
-            }
+            self.stop_connection(id);
         }
         self.cut_off_after(seats, grace);
     }

@@ -1,10 +1,11 @@
 //! The state of one connection: what is going on, and what should be.
 
+use super::ending::Look;
 use super::handler::{CloseReason, Handler};
 use super::reading::Reading;
+use super::relay::Passage;
 use crate::buf::{Inbox, Marks, Payload, Spare};
 use crate::reactor::pace::budget::Share;
-use crate::reactor::pace::timers::deadline;
 use crate::reactor::socket::address::Address;
 use crate::reactor::socket::options::StreamOptions;
 use crate::reactor::socket::race::SharedRace;
@@ -80,8 +81,8 @@ pub(in crate::reactor) struct Link {
     pub(in crate::reactor) unread: bool,
     /// The handler has not been told yet that the peer has ended its stream: first it gets what came before.
     pub(in crate::reactor) end_owed: bool,
-    write_ends: bool,
-    write_ended: bool,
+    pub(super) write_ends: bool,
+    pub(super) write_ended: bool,
     /// The time for flushing has begun.
     pub(in crate::reactor) flushing: bool,
     /// In the list of connections that have output to send.
@@ -97,11 +98,21 @@ pub(in crate::reactor) struct Link {
     /// When the kernel took output last, or when it was first asked to take what is waiting.
     pub(in crate::reactor) last_progress: Instant,
     /// Sending has failed: this is told once the input that is there was delivered.
-    send_error: Option<io::Error>,
+    pub(super) send_error: Option<io::Error>,
     /// The peer ended its stream before this side did.
     pub(in crate::reactor) ended_by_peer: bool,
     /// The close sends a reset: what the peer has got is not all there was to say.
     pub(in crate::reactor) resets: bool,
+    /// Why it will be reset, in place of a close, as soon as the peer's system has confirmed what was written.
+    pub(super) cut: Option<CloseReason>,
+    /// When it is asked whether it has, and since when.
+    pub(super) look: Option<Look>,
+    /// What still arrives after the close makes a reset of it.
+    pub(super) minds_input: bool,
+    /// A peer that says nothing more is not waited for until the close's time is over.
+    pub(in crate::reactor) hurried: bool,
+    /// Where what arrives goes, if not to the handler.
+    pub(super) passage: Option<Box<Passage>>,
     pub(in crate::reactor) reason: Option<CloseReason>,
     pub(in crate::reactor) remote: Option<Handle>,
     /// When the handler wants to be called.
@@ -167,6 +178,11 @@ impl Link {
             send_error: None,
             ended_by_peer: false,
             resets: false,
+            cut: None,
+            look: None,
+            minds_input: false,
+            hurried: false,
+            passage: None,
             reason: None,
             remote: None,
             handler_deadline: None,
@@ -233,32 +249,6 @@ impl Link {
         handle.clone()
     }
 
-    pub(in crate::reactor) fn shutdown_write(&mut self, spare: &mut Spare) {
-        if self.phase == Phase::Open {
-            self.write_ends = true;
-            if let Some(handle) = &self.remote {
-                handle.remote().refuse_output();
-            }
-            // What other threads wrote before the end is a part of the output.
-            self.collect_outbox(spare);
-        }
-    }
-
-    pub(in crate::reactor) fn begin_close(&mut self, spare: &mut Spare) {
-        match self.phase {
-            Phase::Connecting => self.fail(CloseReason::Aborted),
-            Phase::Open if self.send_error.is_some() => self.fail(CloseReason::Closed),
-            Phase::Open => {
-                self.phase = Phase::Flushing;
-                if let Some(handle) = &self.remote {
-                    handle.remote().refuse_all();
-                }
-                self.collect_outbox(spare);
-            }
-            Phase::Flushing | Phase::Lingering | Phase::Dead => {}
-        }
-    }
-
     /// Takes over what other threads wrote.
     pub(in crate::reactor) fn collect_outbox(&mut self, spare: &mut Spare) {
         let Some(handle) = &self.remote else { return };
@@ -271,75 +261,6 @@ impl Link {
     /// notice.
     pub(in crate::reactor) fn wants_outbox(&self) -> bool {
         self.accepts_output() && self.pending_output() <= self.options.limits.output_soft
-    }
-
-    /// The end, whatever the state was. The first reason is the one that counts.
-    pub(in crate::reactor) fn fail(&mut self, reason: CloseReason) {
-        if self.phase == Phase::Dead {
-            return;
-        }
-        let reason = match reason {
-            CloseReason::Closed | CloseReason::ByPeer | CloseReason::Failed(_) => {
-                self.send_error.take().map_or(reason, CloseReason::Failed)
-            }
-            reason => reason,
-        };
-        // Once the output has been ended, behind all of it, there is nothing that the peer could miss.
-        self.resets = !self.write_ended || matches!(reason, CloseReason::Aborted);
-        self.phase = Phase::Dead;
-        self.reason.get_or_insert(reason);
-        (self.out, self.marks) = (Payload::default(), Marks::default());
-        if let Some(handle) = &self.remote {
-            handle.remote().end();
-        }
-    }
-
-    /// The end of the output, because sending failed. What has arrived is still delivered, if anybody may be waiting for it.
-    pub(in crate::reactor) fn fail_output(&mut self, error: io::Error) {
-        if self.phase != Phase::Open {
-            return self.fail(CloseReason::Failed(error));
-        }
-        self.send_error = Some(error);
-        (self.out, self.marks) = (Payload::default(), Marks::default());
-        self.undrained = false;
-        self.above_low_water = false;
-        self.write_ends = true;
-        if let Some(handle) = &self.remote {
-            handle.remote().refuse_output();
-        }
-    }
-
-    pub(in crate::reactor) fn has_failed_output(&self) -> bool {
-        self.send_error.is_some()
-    }
-
-    /// When the connection has been where it is for too long.
-    pub(in crate::reactor) fn phase_due(&self) -> Option<Instant> {
-        let options = &self.options;
-        match self.phase {
-            Phase::Connecting | Phase::Lingering => self.phase_deadline,
-            // What there was has been delivered, or the handler does not want it.
-            Phase::Open if self.send_error.is_some() => {
-                Some(deadline(self.last_input.max(self.last_progress), options.close_timeout))
-            }
-            Phase::Open if self.pending_output() > 0 => {
-                Some(deadline(self.last_progress, options.write_stall_timeout))
-            }
-            Phase::Flushing => Some(deadline(self.last_progress, options.flush_timeout)),
-            Phase::Open | Phase::Dead => None,
-        }
-    }
-
-    /// The phase's time is over.
-    pub(in crate::reactor) fn overdue(&mut self) {
-        let (pending, options) = (self.pending_output(), self.options.clone());
-        self.fail(match self.phase {
-            Phase::Connecting => CloseReason::ConnectFailed(io::ErrorKind::TimedOut.into()),
-            Phase::Open if self.send_error.is_some() => CloseReason::Closed,
-            Phase::Open => CloseReason::WriteStalled { pending, timeout: options.write_stall_timeout },
-            Phase::Flushing => CloseReason::FlushTimeout { pending, timeout: options.flush_timeout },
-            Phase::Lingering | Phase::Dead => CloseReason::CloseTimeout { timeout: options.close_timeout },
-        });
     }
 
     /// Checks the output limits, and whether reading should pause or go on for them. `true` if it paused now.
@@ -358,22 +279,6 @@ impl Link {
         let most = if self.throttled { limits.output_soft / 2 } else { limits.output_soft };
         let throttled = own > most && limits.throttles;
         std::mem::replace(&mut self.throttled, throttled) != throttled && throttled
-    }
-
-    /// Whether the output is to be ended at the socket now: that was asked for, and all of it is sent.
-    pub(in crate::reactor) fn ends_output_now(&mut self) -> bool {
-        let asked = self.write_ends || self.phase == Phase::Flushing;
-        let now = asked
-            && self.send_error.is_none()
-            && !self.write_ended
-            && self.pending_output() == 0
-            && self.phase < Phase::Dead;
-        self.write_ended |= now;
-        now
-    }
-
-    pub(in crate::reactor) fn has_ended_output(&self) -> bool {
-        self.write_ended
     }
 
     pub(in crate::reactor) fn has_operations(&self) -> bool {

@@ -122,6 +122,9 @@ impl Reactor {
         let Some(Connection { handler, link }) = self.connections.get_mut(id) else { return };
         self.budget.charge(&mut link.fed, lent.len);
         link.last_input = self.shared.now;
+        if link.phase == Phase::Open && link.passage.is_some() {
+            return self.feed_passage(id, lent);
+        }
         let bytes = self.driver.bytes(lent);
         match link.phase {
             Phase::Open if link.wants_input() => {
@@ -136,7 +139,7 @@ impl Reactor {
                 link.unread = true;
             }
             // Nobody wants them any more.
-            Phase::Connecting | Phase::Flushing | Phase::Lingering | Phase::Dead => {}
+            Phase::Connecting | Phase::Flushing | Phase::Lingering | Phase::Dead => link.input_lost(),
         }
         self.driver.release(lent.buffer);
     }
@@ -144,6 +147,9 @@ impl Reactor {
     /// Shows the handler once more what it left when it was paused.
     pub(in crate::reactor) fn feed_again(&mut self, id: Id) {
         let Some(Connection { handler, link }) = self.connections.get_mut(id) else { return };
+        if link.passage.is_some() {
+            return self.feed_passage_again(id);
+        }
         let mut inbox = std::mem::take(&mut link.inbox);
         inbox.offer_again(&mut self.shared, |shared, bytes| show(&mut **handler, link, shared, bytes));
         put_back(link, inbox, &mut self.shared);
@@ -187,6 +193,7 @@ impl Reactor {
         self.tell_room(id);
         self.tell_drained(id);
         self.settle(id);
+        self.make_room(id);
     }
 
     fn tell_room(&mut self, id: Id) {

@@ -54,10 +54,14 @@ pub trait Handler: Any {
         let _ = io;
     }
 
-    /// The reactor wants to stop. A handler with nothing in progress closes, which is what happens unless it chooses
-    /// otherwise; one that does not close is cut off at the deadline.
+    /// The reactor, or the server, wants to stop. A handler that knows that nothing is in progress [closes](Io::close), one that is
+    /// in the middle of something goes on until that is done, and who is still there at the deadline is cut off, with a reset.
+    ///
+    /// Unless it chooses, the connection is closed if it is at rest: no output waits, no input is unconsumed, and nobody else
+    /// has a [`Handle`](crate::reactor::Handle) to write through. If it is not, or if the peer goes on sending, it is closed
+    /// as one that is [not finished](Io::close_unfinished), so that a part is not taken for the whole.
     fn on_shutdown(&mut self, io: &mut Io<'_>) {
-        io.close();
+        io.stop();
     }
 
     /// The connection has ended, or was never established. The last call; the reactor is there to connect once more, for
@@ -142,6 +146,35 @@ pub enum CloseReason {
     Internal,
     /// The reactor stopped before the connection was finished.
     Shutdown,
+}
+
+/// An error of the system is the same in the copy; of any other, kind and text are.
+impl Clone for CloseReason {
+    fn clone(&self) -> Self {
+        use CloseReason::*;
+        match *self {
+            Closed => Closed,
+            ByPeer => ByPeer,
+            CloseTimeout { timeout } => CloseTimeout { timeout },
+            FlushTimeout { pending, timeout } => FlushTimeout { pending, timeout },
+            WriteStalled { pending, timeout } => WriteStalled { pending, timeout },
+            Aborted => Aborted,
+            Failed(ref error) => Failed(copy(error)),
+            ConnectFailed(ref error) => ConnectFailed(copy(error)),
+            OutputLimit { pending, limit } => OutputLimit { pending, limit },
+            InputLimit { pending, limit } => InputLimit { pending, limit },
+            OutputDamaged => OutputDamaged,
+            Panicked => Panicked,
+            Internal => Internal,
+            Shutdown => Shutdown,
+        }
+    }
+}
+
+fn copy(error: &io::Error) -> io::Error {
+    error
+        .raw_os_error()
+        .map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
 }
 
 impl CloseReason {

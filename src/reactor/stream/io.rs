@@ -4,7 +4,6 @@ use super::connection::{Link, Phase};
 use super::handler::CloseReason;
 use crate::reactor::pace::timers;
 use crate::reactor::socket::address::Address;
-use crate::reactor::socket::system;
 use crate::reactor::table::ConnectionId;
 use crate::reactor::threads::stream_handle::Handle;
 use crate::reactor::{Reactor, Shared};
@@ -98,21 +97,22 @@ impl Io<'_> {
         self.link.begin_close(&mut self.shared.spare);
     }
 
+    /// Closes the connection as one that is not finished: what was written is still sent, and once the peer's system has confirmed
+    /// it, the connection is reset, so that the peer gets all of it and does not take it for the whole. Input is no longer
+    /// delivered. What is not confirmed within [`close_timeout`](crate::reactor::StreamOptions::close_timeout) is lost. Unix-domain
+    /// sockets know no reset: there the peer sees the end.
+    pub fn close_unfinished(&mut self) {
+        self.link.begin_cut(CloseReason::Aborted, &mut self.shared.spare);
+    }
+
+    /// What [`Handler::on_shutdown`](crate::reactor::Handler::on_shutdown) does unless it chooses otherwise.
+    pub(super) fn stop(&mut self) {
+        self.link.begin_stop(&mut self.shared.spare);
+    }
+
     /// Closes the connection at once, with a reset; what was not sent is lost.
     pub fn abort(&mut self) {
         self.link.fail(CloseReason::Aborted);
-    }
-
-    /// Bytes that the kernel has taken and the peer's has not confirmed: whoever resets the connection now takes them away. `None`
-    /// where nobody knows.
-    pub(crate) fn unacknowledged(&self) -> Option<usize> {
-        if matches!(self.link.peer, Address::Unix(_))
-            || self.socket().take_error().is_ok_and(|error| error.is_some())
-        {
-            // What was sent over a Unix-domain socket is with the peer, and nothing more comes to one that has gone.
-            return Some(0);
-        }
-        system::unacknowledged(&*self.link.socket)
     }
 
     /// Whether the connection is being closed, so that output goes nowhere.

@@ -2,7 +2,9 @@
 
 pub(super) mod connection;
 pub(super) mod dispatch;
+mod ending;
 pub(super) mod handler;
 pub(super) mod io;
 pub(super) mod reading;
+pub(super) mod relay;
 pub(super) mod settle;

@@ -36,7 +36,7 @@ impl Link {
     /// Whether the receive should be armed for more than to read ahead.
     pub(in crate::reactor) fn wants_input(&self) -> bool {
         match self.phase {
-            Phase::Open => !self.paused && !self.throttled,
+            Phase::Open => !self.paused && !self.throttled && self.has_passage_open(),
             // To throw it away.
             Phase::Flushing | Phase::Lingering => true,
             Phase::Connecting | Phase::Dead => false,
@@ -46,9 +46,10 @@ impl Link {
     /// Bytes that may be received next. While the handler is to be shown nothing, a little is received all the same, so that an end
     /// or a reset shows; then the peer has to wait.
     pub(in crate::reactor) fn input_room(&self) -> usize {
-        match self.phase {
+        match (self.phase, &self.passage) {
+            (Phase::Open, Some(passage)) if !self.paused => passage.most(),
             _ if self.wants_input() => usize::MAX,
-            Phase::Open => self.options.limits.read_ahead.saturating_sub(self.inbox.len()),
+            (Phase::Open, None) => self.options.limits.read_ahead.saturating_sub(self.inbox.len()),
             _ => 0,
         }
     }
@@ -58,11 +59,12 @@ impl Reactor {
     pub(super) fn settle_reading(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         let (wants_input, is_open) = (link.wants_input(), link.phase == Phase::Open);
+        let unlimited = wants_input && (link.passage.is_none() || !is_open);
         if !wants_input {
             link.careful = link.options.limits.careful;
         }
         match link.reading {
-            Reading::Armed if wants_input => {}
+            Reading::Armed if unlimited => {}
             Reading::Idle if link.careful == 0 && wants_input => self.receive(id),
             Reading::Idle if link.input_room() > 0 => {
                 // Who receives one time has to stand in line again.

@@ -6,7 +6,7 @@ use super::io::Io;
 use super::reading::Reading;
 use crate::driver::Kind;
 use crate::reactor::Reactor;
-use crate::reactor::pace::timers::{Due, deadline};
+use crate::reactor::pace::timers::Due;
 use crate::reactor::socket::address::Address;
 use crate::reactor::table::Id;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -80,13 +80,16 @@ impl Reactor {
         }
         let output_ended = link.has_ended_output() || link.has_failed_output();
         match link.phase {
-            Phase::Open | Phase::Flushing | Phase::Lingering if output_ended && input_ended => {
+            Phase::Open | Phase::Flushing | Phase::Lingering
+                if output_ended && input_ended && link.cut.is_none() =>
+            {
                 link.fail(if link.ended_by_peer { CloseReason::ByPeer } else { CloseReason::Closed });
             }
-            Phase::Flushing if output_ended => {
-                link.phase = Phase::Lingering;
-                link.phase_deadline = Some(deadline(self.shared.now, link.options.close_timeout));
+            Phase::Flushing if output_ended || link.cut.is_some() && link.pending_output() == 0 => {
+                link.hurried |= self.drain_deadline.is_some();
+                link.linger(self.shared.now);
             }
+            Phase::Lingering => link.linger(self.shared.now),
             Phase::Flushing if !std::mem::replace(&mut link.flushing, true) => {
                 // The peer has its time from now on, however long it took nothing before.
                 link.last_progress = self.shared.now;
@@ -208,7 +211,7 @@ impl Reactor {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         link.phase_timer = None;
         if link.phase_due().is_some_and(|due| due <= self.shared.now) {
-            link.overdue();
+            link.overdue(self.shared.now);
         }
         self.settle(id);
     }

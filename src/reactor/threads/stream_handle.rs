@@ -54,6 +54,11 @@ impl Handle {
         &self.0
     }
 
+    /// Whether others than the connection itself have it.
+    pub(in crate::reactor) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// Appends `bytes` to the connection's output, or says why not. Never blocks.
     pub fn try_write(&self, bytes: &[u8]) -> Result<(), HandleError> {
         self.0.try_put(bytes.len(), |payload| payload.text().extend_from_slice(bytes))

@@ -295,7 +295,7 @@ impl<P: Protocol, S: Service<P>> Handler for Responder<P, S> {
     }
 
     fn on_drained(&mut self, io: &mut Io<'_>) {
-        if self.no_room || self.backlog.len() > 0 || self.open.len() > 0 || self.ending.owes {
+        if self.no_room || self.backlog.len() > 0 || self.open.len() > 0 {
             self.go_on(io);
         }
     }

@@ -1,0 +1,234 @@
+//! How a connection ends.
+
+use super::connection::{Link, Phase};
+use super::handler::CloseReason;
+use crate::buf::{Marks, Payload, Spare};
+use crate::config::QUIET_TIMEOUT;
+use crate::reactor::pace::timers::deadline;
+use crate::reactor::socket::address::Address;
+use crate::reactor::socket::system;
+use crate::reactor::threads::stream_handle::Handle;
+use socket2::SockRef;
+use std::io;
+use std::time::{Duration, Instant};
+
+/// How soon it is asked again whether the peer's system has everything; each time it takes twice as long, up to
+/// [`LONGEST_LOOK`].
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LONGEST_LOOK: Duration = Duration::from_millis(16);
+
+/// How long what was sent has to arrive where the system does not tell whether it did.
+const BLIND_WAIT: Duration = Duration::from_millis(200);
+
+/// When it is asked whether the peer's system has everything.
+#[derive(Debug)]
+pub(in crate::reactor) struct Look {
+    since: Instant,
+    next: Instant,
+}
+
+impl Link {
+    pub(in crate::reactor) fn shutdown_write(&mut self, spare: &mut Spare) {
+        if self.phase == Phase::Open {
+            self.write_ends = true;
+            if let Some(handle) = &self.remote {
+                handle.remote().refuse_output();
+            }
+            // What other threads wrote before the end is a part of the output.
+            self.collect_outbox(spare);
+        }
+    }
+
+    pub(in crate::reactor) fn begin_close(&mut self, spare: &mut Spare) {
+        match self.phase {
+            Phase::Connecting => self.fail(CloseReason::Aborted),
+            Phase::Open if self.send_error.is_some() => self.fail(CloseReason::Closed),
+            Phase::Open => {
+                self.phase = Phase::Flushing;
+                if let Some(handle) = &self.remote {
+                    handle.remote().refuse_all();
+                }
+                self.collect_outbox(spare);
+            }
+            Phase::Flushing | Phase::Lingering | Phase::Dead => {}
+        }
+    }
+
+    /// As a close, but with a reset in the place of the end, once the peer's system has what was written.
+    pub(super) fn begin_cut(&mut self, reason: CloseReason, spare: &mut Spare) {
+        match self.phase {
+            Phase::Open if self.send_error.is_some() => self.fail(reason),
+            Phase::Connecting | Phase::Open => {
+                self.begin_close(spare);
+                self.cut = Some(reason);
+            }
+            Phase::Flushing | Phase::Lingering | Phase::Dead => {}
+        }
+    }
+
+    /// A close by nobody's choice, in the middle of whatever the peers were saying.
+    pub(super) fn begin_stop(&mut self, spare: &mut Spare) {
+        let held = self.remote.as_ref().is_some_and(Handle::is_shared);
+        if self.pending_output() > 0 || !self.inbox.is_empty() || held {
+            return self.begin_cut(CloseReason::Shutdown, spare);
+        }
+        self.minds_input = true;
+        self.begin_close(spare);
+    }
+
+    /// Something arrived that nobody wants any more.
+    pub(super) fn input_lost(&mut self) {
+        if self.minds_input && self.phase < Phase::Dead {
+            self.cut.get_or_insert(CloseReason::Shutdown);
+        }
+    }
+
+    /// Begins to wait for the peer's end, or for its system's confirmation, once all is sent.
+    pub(super) fn linger(&mut self, now: Instant) {
+        if self.phase == Phase::Flushing {
+            self.phase = Phase::Lingering;
+            self.phase_deadline = Some(deadline(now, self.options.close_timeout));
+        }
+        if self.cut.is_some() && self.look.is_none() {
+            self.look = Some(Look { since: now, next: now });
+            self.overdue(now);
+        }
+    }
+
+    /// Bytes that the kernel has taken and the peer's has not confirmed: whoever resets the connection now takes them away. `None`
+    /// where nobody knows.
+    fn unconfirmed(&self) -> Option<usize> {
+        let socket = SockRef::from(&*self.socket);
+        if matches!(self.peer, Address::Unix(_)) || socket.take_error().is_ok_and(|error| error.is_some()) {
+            // What was sent over a Unix-domain socket is with the peer, and nothing more comes to one that has gone.
+            return Some(0);
+        }
+        system::unacknowledged(&*self.socket)
+    }
+
+    fn is_confirmed(&self, waited: Duration) -> bool {
+        self.unconfirmed().map_or(waited >= BLIND_WAIT, |bytes| bytes == 0)
+    }
+
+    /// The end, whatever the state was. The first reason is the one that counts.
+    pub(in crate::reactor) fn fail(&mut self, reason: CloseReason) {
+        if self.phase == Phase::Dead {
+            return;
+        }
+        let reason = match reason {
+            CloseReason::Closed | CloseReason::ByPeer | CloseReason::Failed(_) => {
+                self.send_error.take().map_or(reason, CloseReason::Failed)
+            }
+            reason => reason,
+        };
+        // Once the output has been ended, behind all of it, there is nothing that the peer could miss.
+        self.resets = !self.write_ended || self.cut.is_some() || matches!(reason, CloseReason::Aborted);
+        self.phase = Phase::Dead;
+        self.reason.get_or_insert(reason);
+        (self.out, self.marks) = (Payload::default(), Marks::default());
+        if let Some(handle) = &self.remote {
+            handle.remote().end();
+        }
+    }
+
+    /// The end of the output, because sending failed. What has arrived is still delivered, if anybody may be waiting for it.
+    pub(in crate::reactor) fn fail_output(&mut self, error: io::Error) {
+        if self.phase != Phase::Open {
+            return self.fail(CloseReason::Failed(error));
+        }
+        self.send_error = Some(error);
+        (self.out, self.marks) = (Payload::default(), Marks::default());
+        self.undrained = false;
+        self.above_low_water = false;
+        self.write_ends = true;
+        if let Some(handle) = &self.remote {
+            handle.remote().refuse_output();
+        }
+    }
+
+    pub(in crate::reactor) fn has_failed_output(&self) -> bool {
+        self.send_error.is_some()
+    }
+
+    /// When the connection has been where it is for too long.
+    pub(in crate::reactor) fn phase_due(&self) -> Option<Instant> {
+        let options = &self.options;
+        match self.phase {
+            Phase::Connecting => self.phase_deadline,
+            Phase::Lingering => {
+                let quiet = self.hurried.then(|| deadline(self.last_sign(), QUIET_TIMEOUT));
+                let look = self.look.as_ref().map(|look| look.next);
+                [self.phase_deadline, quiet, look].into_iter().flatten().min()
+            }
+            // What there was has been delivered, or the handler does not want it.
+            Phase::Open if self.send_error.is_some() => {
+                Some(deadline(self.last_sign(), options.close_timeout))
+            }
+            Phase::Open if self.pending_output() > 0 => {
+                Some(deadline(self.last_progress, options.write_stall_timeout))
+            }
+            Phase::Flushing => Some(deadline(self.last_progress, options.flush_timeout)),
+            Phase::Open | Phase::Dead => None,
+        }
+    }
+
+    /// When anything was last heard of the peer.
+    fn last_sign(&self) -> Instant {
+        self.last_input.max(self.last_progress)
+    }
+
+    /// The phase's time is over, or it is time to look whether it may end.
+    pub(in crate::reactor) fn overdue(&mut self, now: Instant) {
+        let (pending, options) = (self.pending_output(), self.options.clone());
+        let reason = match self.phase {
+            Phase::Connecting => CloseReason::ConnectFailed(io::ErrorKind::TimedOut.into()),
+            Phase::Open if self.send_error.is_some() => CloseReason::Closed,
+            Phase::Open => CloseReason::WriteStalled { pending, timeout: options.write_stall_timeout },
+            Phase::Flushing => CloseReason::FlushTimeout { pending, timeout: options.flush_timeout },
+            Phase::Lingering | Phase::Dead => match self.lingered(now) {
+                Some(reason) => reason,
+                None => return,
+            },
+        };
+        self.fail(reason);
+    }
+
+    /// Why it need not linger any more.
+    fn lingered(&mut self, now: Instant) -> Option<CloseReason> {
+        let timeout = self.options.close_timeout;
+        let is_over = self.phase_deadline.is_none_or(|deadline| deadline <= now);
+        if let (Some(look), Some(reason)) = (&self.look, &self.cut) {
+            let waited = now.saturating_duration_since(look.since);
+            if is_over || self.is_confirmed(waited) {
+                return Some(reason.clone());
+            }
+            self.look = Some(Look { since: look.since, next: now + waited.clamp(FIRST_LOOK, LONGEST_LOOK) });
+            return None;
+        }
+        if is_over {
+            return Some(CloseReason::CloseTimeout { timeout });
+        }
+        if self.unconfirmed() == Some(0) {
+            return Some(CloseReason::CloseTimeout { timeout: QUIET_TIMEOUT });
+        }
+        // What has not arrived may still be answered.
+        self.last_progress = now;
+        None
+    }
+
+    /// Whether the output is to be ended at the socket now: that was asked for, and all of it is sent.
+    pub(in crate::reactor) fn ends_output_now(&mut self) -> bool {
+        let asked = self.write_ends || self.phase == Phase::Flushing && self.cut.is_none();
+        let now = asked
+            && self.send_error.is_none()
+            && !self.write_ended
+            && self.pending_output() == 0
+            && self.phase < Phase::Dead;
+        self.write_ended |= now;
+        now
+    }
+
+    pub(in crate::reactor) fn has_ended_output(&self) -> bool {
+        self.write_ended
+    }
+}
