@@ -1,5 +1,6 @@
-//! What stalled downloads through a proxy cost: of each connection, its output, its outbox and a little that was read ahead, however
-//! much the source has to send and however often reading paused before.
+//! What stalled downloads through a proxy cost, however much the source has to send and however often reading paused before. With
+//! handlers that pass on through handles: of each connection, its output, its outbox and a little that was read ahead. With
+//! `Relay` and all its defaults: what may wait of one direction.
 //!
 //! Source and clients are a process of their own, which is this program once more, so that only the proxy is measured.
 
@@ -8,7 +9,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use trochus::net::{Address, Handle, HandleError, Handler, Io, ListenOptions, StreamOptions};
+use trochus::config::RELAY_BYTES;
+use trochus::net::{Address, Handle, HandleError, Handler, Io, ListenOptions, Relay, Server, StreamOptions};
 use trochus::{Backend, Runtime};
 
 const DOWNLOADS: usize = 100;
@@ -23,8 +25,13 @@ const MOST_HELD: usize = 512 << 10;
 const MOST_SHARED: usize = 48 << 20;
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Relays: for all of them, with what else the process has grown by. Nothing is read ahead that may not wait.
+const MOST_RELAYED: usize = 64 << 20;
+
 /// Set in a process that measures: its backend.
 const MEASURED: &str = "TROCHUS_RELAY_BACKEND";
+/// Set there as well, if it is `Relay` that passes on.
+const BY_RELAY: &str = "TROCHUS_RELAY_BY_RELAY";
 /// Set in the other one's: it is the source and the clients.
 const OTHERS: &str = "TROCHUS_RELAY_OTHERS";
 
@@ -91,9 +98,27 @@ fn main() {
         return measure(backend.parse().unwrap());
     }
     for backend in Backend::available() {
-        let mut measuring = Command::new(std::env::current_exe().unwrap());
-        assert!(measuring.env(MEASURED, backend.to_string()).status().unwrap().success());
+        for by_relay in [false, true] {
+            let mut measuring = Command::new(std::env::current_exe().unwrap());
+            measuring.env(MEASURED, backend.to_string());
+            if by_relay {
+                measuring.env(BY_RELAY, "1");
+            }
+            assert!(measuring.status().unwrap().success());
+        }
     }
+}
+
+fn by_handlers(runtime: &Runtime, source: SocketAddr) -> Server {
+    let stream = StreamOptions::new().output_limits(OUTPUT_SOFT, 64 << 20).outbox_limit(OUTBOX);
+    let options = ListenOptions::new().stream(stream);
+    let server =
+        runtime.listen_with(&options, "127.0.0.1:0", move |_| Client { source, upstream: Arc::default() });
+    server.unwrap()
+}
+
+fn by_relay(runtime: &Runtime, source: SocketAddr) -> Server {
+    runtime.listen("127.0.0.1:0", move |_| Relay::to([Address::Tcp(source)])).unwrap()
 }
 
 fn measure(backend: Backend) {
@@ -101,13 +126,8 @@ fn measure(backend: Backend) {
     let before = resident_bytes().unwrap();
     let mut others = Others::start();
     let source: SocketAddr = others.hear().parse().unwrap();
-    let stream = StreamOptions::new().output_limits(OUTPUT_SOFT, 64 << 20).outbox_limit(OUTBOX);
-    let server = runtime
-        .listen_with(&ListenOptions::new().stream(stream), "127.0.0.1:0", move |_| Client {
-            source,
-            upstream: Arc::default(),
-        })
-        .unwrap();
+    let relays = std::env::var(BY_RELAY).is_ok();
+    let server = if relays { by_relay(&runtime, source) } else { by_handlers(&runtime, source) };
     let start = Instant::now();
     others.say(&server.local_addr().to_string());
     assert_eq!(others.hear(), "stalled");
@@ -123,15 +143,19 @@ fn measure(backend: Backend) {
     let held = resident_bytes().unwrap().saturating_sub(before);
     let gauges = runtime.gauges().unwrap()[0];
     println!(
-        "relay: {} MiB resident for {DOWNLOADS} stalled downloads on {backend}: {} KiB of output, {} in outboxes, {} read ahead",
+        "relay: {} MiB resident for {DOWNLOADS} stalled downloads by {} on {backend}: {} KiB of output, {} in outboxes, {} read ahead",
         held >> 20,
+        if relays { "`Relay`" } else { "handlers" },
         gauges.output_bytes >> 10,
         gauges.outbox_bytes >> 10,
         gauges.input_bytes >> 10,
     );
-    assert!(gauges.paused >= DOWNLOADS as u64 * 9 / 10, "{gauges:?}");
+    let stalled = if relays { gauges.throttled } else { gauges.paused };
+    assert!(stalled >= DOWNLOADS as u64 * 9 / 10, "{gauges:?}");
+    assert!(!relays || gauges.output_bytes as usize <= DOWNLOADS * RELAY_BYTES, "{gauges:?}");
     // The reactor takes over an outbox as a whole.
-    let most = DOWNLOADS * (OUTPUT_SOFT + 2 * OUTBOX + MOST_HELD) + MOST_SHARED;
+    let by_handlers = DOWNLOADS * (OUTPUT_SOFT + 2 * OUTBOX + MOST_HELD) + MOST_SHARED;
+    let most = if relays { MOST_RELAYED } else { by_handlers };
     assert!(held <= most, "{held} bytes are resident, and {most} are plenty");
     drop(others);
 }
