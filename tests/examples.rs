@@ -1,84 +1,18 @@
 //! The examples, run as a user would.
 
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::process::{Command, Output, Stdio};
 use std::thread;
-use std::time::Duration;
 
 #[path = "support/example.rs"]
 mod example;
+#[path = "support/process.rs"]
+mod process;
 
 use example::example;
-
-/// How long anything may take that ought to be over at once.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Ends a process that takes longer than it may, so that the test fails and does not hang.
-struct Watchdog {
-    _alive: Sender<()>,
-}
-
-impl Watchdog {
-    fn over(process: &Child) -> Self {
-        let (alive, gone) = mpsc::channel::<()>();
-        let id = process.id().to_string();
-        thread::spawn(move || {
-            if gone.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-                eprintln!("process {id} is ended after {PATIENCE:?}");
-                Command::new("kill").args(["-KILL", &id]).status().unwrap();
-            }
-        });
-        Watchdog { _alive: alive }
-    }
-}
-
-/// A server that is ended when the test is over, however that goes.
-struct Server {
-    process: Child,
-    output: BufReader<ChildStdout>,
-    address: String,
-    _watchdog: Watchdog,
-}
-
-impl Server {
-    fn start(mut command: Command) -> Self {
-        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let watchdog = Watchdog::over(&process);
-        let mut output = BufReader::new(process.stdout.take().unwrap());
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        let address = line.strip_prefix("listening on ").and_then(|rest| rest.split_once(" via "));
-        let address = address.unwrap_or_else(|| panic!("`{line}` names no address")).0.to_owned();
-        Server { process, output, address, _watchdog: watchdog }
-    }
-
-    /// Asks it to stop. Gives whether it succeeded, and what it printed on both its outputs since it listens.
-    fn stop(mut self) -> (bool, String) {
-        let asked = Command::new("kill").arg(self.process.id().to_string()).status().unwrap();
-        assert!(asked.success());
-        let mut text = String::new();
-        self.output.read_to_string(&mut text).unwrap();
-        self.process.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-        (self.process.wait().unwrap().success(), text)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn output(command: &mut Command) -> Output {
-    let process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let _watchdog = Watchdog::over(&process);
-    process.wait_with_output().unwrap()
-}
+use process::{PATIENCE, Server, Watchdog, backends, output};
 
 fn loopback(arguments: &[&str]) -> Output {
     output(example("loopback").args(arguments))
@@ -95,10 +29,6 @@ fn loopback_server(backend: &str) -> Server {
     let mut command = example("loopback");
     command.args(["--role", "server", "--listen", "127.0.0.1:0", "--backend", backend]);
     Server::start(command)
-}
-
-fn backends() -> Vec<String> {
-    trochus::Backend::available().iter().map(ToString::to_string).collect()
 }
 
 /// Positive where it applies, and null where it does not.

@@ -64,7 +64,7 @@ fn start(
         )
         // Here nobody waits any more for who was behind.
         .low_water(options.limit / 2)
-        .send_buffer(SEND_BUFFER);
+        .send_buffer(options.limit.min(SEND_BUFFER));
     let shared = Arc::new(Shared::new(options.policy, options.limit));
     let theirs = shared.clone();
     let server = runtime.listen_with(&ListenOptions::new().stream(stream), listen, move |_peer| {
