@@ -463,7 +463,7 @@ fn broadcast_takes_every_batch_alone_without_a_linger_time() {
 fn publisher(backend: &str, policy: &str, rate: &str) -> Server {
     let mut command = example("broadcast");
     command.args(["--listen", "127.0.0.1:0", "--backend", backend, "--policy", policy]);
-    command.args(["--rate", rate, "--limit", "65536", "--reactors", "2"]);
+    command.args(["--rate", rate, "--limit", "65536", "--reactors", "2", "--wait-ms", "3600000"]);
     Server::start(command)
 }
 
@@ -508,6 +508,47 @@ fn broadcast_brings_the_newest_to_who_was_behind_and_says_what_was_left_out() {
         drop(stream);
         let (succeeded, text) = server.stop();
         assert!(succeeded && text.contains(" messages; "), "{text}");
+    }
+}
+
+/// Reads until the server ends, and counts the messages that follow each other.
+fn follow(stream: TcpStream, count: &AtomicUsize) {
+    let mut stream = BufReader::new(stream);
+    let first = number(&mut stream).unwrap().unwrap();
+    for next in first + 1.. {
+        match number(&mut stream) {
+            Ok(number) => assert_eq!(number, Ok(next)),
+            Err(_) => return,
+        }
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn broadcast_goes_on_when_the_slowest_has_read() {
+    const FURTHER: usize = 100_000;
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    for backend in backends() {
+        let server = publisher(&backend, "wait", "200000");
+        let (late, prompt) = (connect(&server), connect(&server));
+        let counts = [const { AtomicUsize::new(0) }; 2];
+        let heard = |index: usize| counts[index].load(Ordering::Relaxed);
+        let deadline = Instant::now() + PATIENCE;
+        thread::scope(|scope| {
+            scope.spawn(|| follow(prompt, &counts[0]));
+            let mut before = usize::MAX;
+            while std::mem::replace(&mut before, heard(0)) != heard(0) {
+                assert!(Instant::now() < deadline, "nobody waits for who does not read");
+                thread::sleep(Duration::from_secs(1));
+            }
+            scope.spawn(|| follow(late, &counts[1]));
+            while heard(0) < before + FURTHER || heard(1) < FURTHER {
+                assert!(Instant::now() < deadline, "everybody waits though all read");
+                thread::sleep(Duration::from_millis(10));
+            }
+            let (succeeded, text) = server.stop();
+            assert!(succeeded && text.contains("; 2 subscribers got all, 0 were cut off"), "{text}");
+        });
     }
 }
 
