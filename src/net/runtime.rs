@@ -2,6 +2,7 @@
 
 use super::builder::RuntimeBuilder;
 use super::pending::{Pending, Promise, promise};
+use super::signal::Signal;
 use super::watch::{ReactorFailure, Watch};
 use crate::config::DRAIN_TIMEOUT;
 use crate::driver::{Backend, Capabilities};
@@ -195,6 +196,15 @@ impl Runtime {
     pub fn wait_for_interrupt(&self) -> Result<()> {
         super::signal::wait_for_interrupt_or(Some(&self.watch))?;
         self.watch.check()
+    }
+
+    /// Waits until the process is told to stop or to read its settings once more, as
+    /// [`net::wait_for_signal`](super::wait_for_signal) does. If a reactor fails, that is the error, at once.
+    ///
+    /// On a reactor's own thread this is [`Error::OnReactorThread`].
+    pub fn wait_for_signal(&self) -> Result<Signal> {
+        let signal = super::signal::wait_for_signal_or(Some(&self.watch))?;
+        self.watch.check().map(|()| signal)
     }
 
     /// Serves until the process is told to stop, as [`wait_for_interrupt`](Self::wait_for_interrupt) does, then drains for

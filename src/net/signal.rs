@@ -1,14 +1,25 @@
-//! The signals that ask a process to stop.
+//! The signals that ask a process to stop, or to read its settings once more.
 
 use super::watch::Watch;
 use crate::error::{Error, Result};
+use parking_lot::Mutex;
 use signal_hook::SigId;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::{pipe, unregister};
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+
+/// What a process is told by a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Signal {
+    /// To stop: SIGINT, as from Ctrl-C, or SIGTERM.
+    Stop,
+    /// To read its settings once more: SIGHUP.
+    Reload,
+}
 
 /// Waits until the process is told to stop: by SIGINT, as from Ctrl-C, or by SIGTERM. A second one, once this has returned,
 /// ends the process at once, in case that stopping takes too long.
@@ -20,32 +31,95 @@ pub fn wait_for_interrupt() -> Result<()> {
     wait_for_interrupt_or(None)
 }
 
-/// The same; also returns when one of the reactors has failed.
-pub(super) fn wait_for_interrupt_or(watch: Option<&Watch>) -> Result<()> {
-    Error::if_on_reactor_thread("wait_for_interrupt", "wait on a thread of the program's own")?;
-    wait(watch).map_err(|source| Error::System { action: "watch for the signals that ask to stop", source })
+/// The same, but also returns for SIGHUP, which from the first call on does not end the process any more. What comes between two
+/// calls is told by the next one.
+///
+/// ```no_run
+/// # use trochus::net::{Signal, wait_for_signal};
+/// # fn read_settings() {}
+/// while wait_for_signal()? == Signal::Reload {
+///     read_settings();
+/// }
+/// # Ok::<(), trochus::Error>(())
+/// ```
+pub fn wait_for_signal() -> Result<Signal> {
+    wait_for_signal_or(None)
 }
 
-fn wait(watch: Option<&Watch>) -> io::Result<()> {
+/// The same as [`wait_for_interrupt`]; also returns when one of the reactors has failed.
+pub(super) fn wait_for_interrupt_or(watch: Option<&Watch>) -> Result<()> {
+    Error::if_on_reactor_thread("wait_for_interrupt", "wait on a thread of the program's own")?;
+    wait(watch, None).map(drop).map_err(cannot_watch)
+}
+
+/// The same as [`wait_for_signal`]; that one of the reactors has failed is a [`Signal::Stop`].
+pub(super) fn wait_for_signal_or(watch: Option<&Watch>) -> Result<Signal> {
+    Error::if_on_reactor_thread("wait_for_signal", "wait on a thread of the program's own")?;
+    Flags::get().and_then(|flags| wait(watch, Some(flags))).map_err(cannot_watch)
+}
+
+fn cannot_watch(source: io::Error) -> Error {
+    Error::System { action: "watch for the signals that ask to stop", source }
+}
+
+fn wait(watch: Option<&Watch>, flags: Option<&Flags>) -> io::Result<Signal> {
     let impatient = impatient()?;
     impatient.store(false, Ordering::SeqCst);
     let (mut bell, ring) = UnixStream::pair()?;
     // Neither a signal nor a reactor that fails may wait for anybody to listen.
     ring.set_nonblocking(true)?;
     let mut watched = Watched(Vec::new());
-    for signal in [SIGINT, SIGTERM] {
+    let reload = flags.map(|_| SIGHUP);
+    for signal in [SIGINT, SIGTERM].into_iter().chain(reload) {
         watched.0.push(pipe::register(signal, ring.try_clone()?)?);
     }
     if let Some(watch) = watch {
         watch.ring_at_failure(ring);
     }
-    while let Err(error) = bell.read_exact(&mut [0]) {
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
+    // Behind the registration: what came before it rings no bell.
+    let mut signal = flags.and_then(Flags::take);
+    while signal.is_none() {
+        match bell.read_exact(&mut [0]) {
+            // Without a flag it is a reactor that has failed.
+            Ok(()) => signal = Some(flags.and_then(Flags::take).unwrap_or(Signal::Stop)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
-    impatient.store(true, Ordering::SeqCst);
-    Ok(())
+    let signal = signal.unwrap_or(Signal::Stop);
+    impatient.store(signal == Signal::Stop, Ordering::SeqCst);
+    Ok(signal)
+}
+
+/// What has come and was not told yet, once somebody wants to know it signal by signal.
+struct Flags {
+    stop: Arc<AtomicBool>,
+    reload: Arc<AtomicBool>,
+}
+
+impl Flags {
+    fn get() -> io::Result<&'static Flags> {
+        static FLAGS: OnceLock<Flags> = OnceLock::new();
+        static MAKING: Mutex<()> = Mutex::new(());
+        let _making = MAKING.lock();
+        if let Some(flags) = FLAGS.get() {
+            return Ok(flags);
+        }
+        let flags = Flags { stop: Arc::default(), reload: Arc::default() };
+        for (signal, flag) in [(SIGINT, &flags.stop), (SIGTERM, &flags.stop), (SIGHUP, &flags.reload)] {
+            signal_hook::flag::register(signal, flag.clone())?;
+        }
+        Ok(FLAGS.get_or_init(|| flags))
+    }
+
+    /// To stop comes first, whichever came first.
+    fn take(&self) -> Option<Signal> {
+        let taken = |flag: &AtomicBool| flag.swap(false, Ordering::SeqCst);
+        if taken(&self.stop) {
+            return Some(Signal::Stop);
+        }
+        taken(&self.reload).then_some(Signal::Reload)
+    }
 }
 
 /// While it is set, such a signal does what it does to a process that does not care for it.

@@ -261,6 +261,8 @@ fn without_waiting_on_a_reactors_thread(ground: &Ground) {
                 theirs.wait().err(),
                 theirs.wait_for_interrupt().err(),
                 trochus::net::wait_for_interrupt().err(),
+                theirs.wait_for_signal().err(),
+                trochus::net::wait_for_signal().err(),
                 server.stop(Duration::MAX).err(),
                 server.sockets().err(),
                 trochus::Runtime::new().err(),

@@ -48,10 +48,20 @@ impl Server {
         Server { process, output, address, _watchdog: watchdog }
     }
 
+    /// Sends it a signal, by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.process.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
+    }
+
     /// Asks it to stop. Gives whether it succeeded, and what it printed on both its outputs since it listens.
-    pub(crate) fn stop(mut self) -> (bool, String) {
-        let asked = Command::new("kill").arg(self.process.id().to_string()).status().unwrap();
-        assert!(asked.success());
+    pub(crate) fn stop(self) -> (bool, String) {
+        self.signal("TERM");
+        self.rest()
+    }
+
+    /// The same for one that was asked.
+    pub(crate) fn rest(mut self) -> (bool, String) {
         let mut text = String::new();
         self.output.read_to_string(&mut text).unwrap();
         self.process.stderr.take().unwrap().read_to_string(&mut text).unwrap();

@@ -258,7 +258,8 @@ impl Reactor {
     /// the locks and the commands that a [`Handle`](crate::reactor::Handle) needs. `None` if there is no such connection, if it
     /// is being closed, or if that panicked, which closes it.
     ///
-    /// A handler gets here by [`Io::defer`](crate::reactor::Io::defer).
+    /// A handler gets here by [`Io::defer`](crate::reactor::Io::defer). If this ends the connection, its handler's `on_close` is
+    /// called before it returns: what that borrows must not be borrowed meanwhile.
     pub fn with_connection<R>(
         &mut self,
         connection: ConnectionId,
