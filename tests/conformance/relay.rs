@@ -12,6 +12,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 use trochus::Reactor;
+use trochus::config::CAREFUL_BYTES;
 use trochus::net::{
     Address, CloseReason, ConnectionId, Handle, Relay, RelayEnd, Relayed, Server, StreamOptions,
 };
@@ -26,6 +27,7 @@ pub(crate) fn suites() -> Vec<Suite> {
                 an_end_is_passed_on_and_answered,
                 what_waits_is_bounded_in_each_direction,
                 both_may_stall_and_go_on,
+                who_moved_much_before_is_bounded_as_well,
                 an_upstream_that_is_not_there_is_passed_over,
                 without_an_upstream_there_is_no_relay,
                 a_client_that_leaves_ends_the_attempts,
@@ -172,7 +174,8 @@ fn outputs(stage: &Stage) -> usize {
 
 fn what_waits_is_bounded_in_each_direction(ground: &Ground) {
     const BYTES: usize = 64 << 10;
-    let scene = Scene::with(ground, ground.single(), narrow(), BYTES);
+    // What is passed on is nobody's own output, whose limits are for answers.
+    let scene = Scene::with(ground, ground.single(), narrow().output_limits(1 << 10, 2 << 10), BYTES);
     let (client, upstream) = scene.pair();
     let message = pattern(64 << 20);
     let mut written = Vec::new();
@@ -218,6 +221,34 @@ fn both_may_stall_and_go_on(ground: &Ground) {
     client.end_output();
     assert!(scene.end().relayed.is_clean());
     scene.finish();
+}
+
+/// Its receive stays armed, and would bring whatever comes.
+fn who_moved_much_before_is_bounded_as_well(ground: &Ground) {
+    let stage = ground.single();
+    let (log, recorder) = log();
+    let server = stage.listen_stream(narrow(), move |_| recorder.probe());
+    let (fast, fast_handle) = (Peer::connect(server.local_addr()), log.opened());
+    let (slow, slow_handle) = (Peer::connect(server.local_addr()), log.opened());
+    let block = pattern(1 << 20);
+    let much = (CAREFUL_BYTES + (2 << 20)) as u64;
+    thread::scope(|scope| {
+        scope.spawn(|| (0..much >> 20).for_each(|_| fast.send(&block)));
+        wait_until("all of it is there", || stage.metrics().received_bytes == much);
+    });
+    let end = join(&stage, fast_handle.id(), slow_handle.id()).unwrap();
+    let message = pattern(64 << 20);
+    let written = write_until_stalled(&fast, &message);
+    assert!(written < message.len(), "nobody reads, and all of it found room");
+    // What was on its way when they were joined is beside the limit.
+    let held = outputs(&stage);
+    assert!(held <= (64 << 10) + (256 << 10), "{held} bytes are held");
+    fast.end_output();
+    slow.end_output();
+    assert!(slow.receive_to_end() == message[..written]);
+    assert!(end.recv_timeout(DEADLINE).unwrap().is_clean());
+    drop(fast);
+    stage.finish([server]);
 }
 
 fn an_upstream_that_is_not_there_is_passed_over(ground: &Ground) {
