@@ -75,6 +75,18 @@ pub const SLICE_BYTES: usize = 1 << 20;
 /// Input that one turn of a reactor shows to all of its handlers; the rest is shown in the next one.
 pub const TURN_BYTES: usize = 8 << 20;
 
+/// Receive buffers of a reactor with the settings [`embedded`](crate::reactor::ReactorBuilder::embedded).
+pub const EMBEDDED_POOL_BUFFERS: u16 = 16;
+
+/// Bytes of one of those.
+pub const EMBEDDED_POOL_BUFFER_BYTES: usize = 16 << 10;
+
+/// Input that one turn shows to handlers with these settings: what the pool holds.
+pub const EMBEDDED_TURN_BYTES: usize = 256 << 10;
+
+/// How long a turn goes on with these settings.
+pub const EMBEDDED_TURN_TIME: Duration = Duration::from_millis(2);
+
 /// Unused vectors that a reactor keeps for the next connection with output.
 pub const SPARE_BYTES: usize = 16 << 20;
 

@@ -6,6 +6,9 @@ use crate::error::{Error, Result};
 use std::io;
 use std::str::FromStr;
 
+const EMBEDDED_REASON: &str =
+    "it is embedded, and with io_uring the kernel would interrupt what else this thread waits for";
+
 impl Backend {
     /// The backends that work on this machine, the best one first.
     pub fn available() -> Vec<Backend> {
@@ -32,6 +35,8 @@ impl FromStr for Backend {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Choice {
     pub(crate) backend: Backend,
+    /// Where nobody names a backend, it is the fallback: somebody else's loop waits on this thread.
+    pub(crate) embedded: bool,
     pub(crate) without: UringFeatures,
     pub(crate) entries: RingEntries,
 }
@@ -54,6 +59,9 @@ pub(crate) fn choose(choice: Choice, pool: &PoolConfig) -> Result<Chosen> {
             let advice = advice(&source);
             Error::BackendUnavailable { backend, advice, source }
         }),
+        Backend::Auto if choice.embedded => {
+            Ok(Chosen { driver: open_fallback(pool)?, reason: EMBEDDED_REASON.to_owned() })
+        }
         Backend::Auto => match open_uring(pool, &choice) {
             Ok(driver) => Ok(Chosen { driver, reason: "io_uring works here, which is preferred".to_owned() }),
             Err(error) => {

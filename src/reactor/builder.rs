@@ -10,10 +10,14 @@ use super::threads::mailbox::Mailbox;
 use super::{Reactor, Shared};
 use crate::buf::Spare;
 use crate::config::{BusyPoll, PoolConfig, RingEntries, SPARE_BYTES, UringFeature};
+use crate::config::{
+    EMBEDDED_POOL_BUFFER_BYTES, EMBEDDED_POOL_BUFFERS, EMBEDDED_TURN_BYTES, EMBEDDED_TURN_TIME,
+};
 use crate::driver::{self, Backend, BufferGroup, Choice, Chosen, Driver};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Settings of a reactor; see [`Reactor::builder`].
 #[derive(Clone, Debug, Default)]
@@ -23,12 +27,30 @@ pub struct ReactorBuilder {
     pool: PoolConfig,
     busy_poll: BusyPoll,
     turn_budget: Option<usize>,
+    turn_time: Option<Duration>,
 }
 
 impl ReactorBuilder {
+    /// Settings for a loop that has other things to do, such as a game's or a user interface's: short turns, little memory, no
+    /// looking for work. That is a [pool](Self::pool) of 16 buffers of 16 KiB, a [budget](Self::turn_budget) of 256 KiB and of
+    /// [2 ms](Self::turn_time), and [`BusyPoll::Off`]. What is set behind this counts instead.
+    ///
+    /// Unless the program or `TROCHUS_BACKEND` names a backend, it is [`Backend::Fallback`]. With io_uring the kernel ends whatever
+    /// the thread waits in, in order to complete what the reactor asked for: `epoll_wait`, a receive with a time limit and others
+    /// fail with [`Interrupted`](std::io::ErrorKind::Interrupted), also in code that knows nothing of the reactor. The
+    /// fallback does nothing behind the thread's back. Who sets [`backend`](Self::backend) behind this gets what it says,
+    /// [`Backend::Auto`] included.
+    pub fn embedded(mut self) -> Self {
+        self.choice.embedded = true;
+        self.pool(EMBEDDED_POOL_BUFFERS, EMBEDDED_POOL_BUFFER_BYTES)
+            .turn_budget(EMBEDDED_TURN_BYTES)
+            .turn_time(EMBEDDED_TURN_TIME)
+            .busy_poll(BusyPoll::Off)
+    }
+
     /// How to reach the kernel: [`Backend::Auto`] unless set.
     pub fn backend(mut self, backend: Backend) -> Self {
-        self.choice.backend = backend;
+        (self.choice.backend, self.choice.embedded) = (backend, false);
         self
     }
 
@@ -62,9 +84,19 @@ impl ReactorBuilder {
     /// [`config::TURN_BYTES`](crate::config::TURN_BYTES) unless set. One connection gets
     /// [`config::SLICE_BYTES`](crate::config::SLICE_BYTES) of it at most. What was received is not divided: a turn may exceed this by
     /// one buffer of the pool. For a loop that has other things to do, such as a game's, less is better, with a pool of few small
-    /// buffers.
+    /// buffers; see [`embedded`](Self::embedded).
     pub fn turn_budget(mut self, bytes: usize) -> Self {
         self.turn_budget = Some(bytes);
+        self
+    }
+
+    /// How long a turn goes on, counted from the end of its wait; without limit unless set. Once that is over, what completed and
+    /// was not handled yet waits for the next turn, in order, and so do commands of other threads, deferred work, timers and
+    /// polled handlers; the reactor's descriptor shows that there is more. Of each of these one gets its turn even then, so
+    /// that none waits for ever. What is going on is not interrupted: a turn is longer than this by what those take that were
+    /// called last, and by what the kernel takes to send what they wrote. The clock is read for each of them.
+    pub fn turn_time(mut self, time: Duration) -> Self {
+        self.turn_time = Some(time);
         self
     }
 
@@ -88,7 +120,7 @@ impl ReactorBuilder {
     /// What it does not defer it does at once, and ends this thread's own waiting for it: `epoll_wait`, a receive with a time limit
     /// and other calls that do not start again by themselves fail with
     /// [`Interrupted`](std::io::ErrorKind::Interrupted). That means that the reactor has something to do. Nothing of this
-    /// concerns the fallback.
+    /// concerns the fallback, which [`embedded`](Self::embedded) prefers.
     pub fn build(&self) -> Result<Reactor> {
         let mut reactor = self.clone().without(UringFeature::DeferTaskRun).build_alone()?;
         // The driver watches for signals of other threads, of which the kernel is still to hear.
@@ -114,6 +146,9 @@ impl ReactorBuilder {
         }
         if self.turn_budget == Some(0) {
             return Err(Error::InvalidSetting("a turn must have a budget of at least 1 byte".to_owned()));
+        }
+        if self.turn_time == Some(Duration::ZERO) {
+            return Err(Error::InvalidSetting("a turn must have some time".to_owned()));
         }
         if small_buffers > 0 && (!small_buffers.is_power_of_two() || small_buffers > 1 << 15) {
             let message = format!("the pool must have 0, 1, 2, 4 … 32768 small buffers, not {small_buffers}");
@@ -160,7 +195,7 @@ impl ReactorBuilder {
             },
             settling: None,
             busy: Busy::new(self.busy_poll),
-            budget: Budget::new(self.turn_budget),
+            budget: Budget::new(self.turn_budget, self.turn_time),
             unsubmitted: false,
             resting: false,
             drain_deadline: None,

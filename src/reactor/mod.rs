@@ -38,16 +38,15 @@ pub(crate) use threads::reactor_handle::SentAction;
 
 use crate::buf::{HasSpare, Spare};
 use crate::config::LONGEST_SLEEP;
-use crate::driver::{Backend, BufferGroup, Capabilities, Completion, Driver, Kind};
+use crate::driver::{Backend, BufferGroup, Capabilities, Completion, Driver};
 use crate::error::{Error, Result};
 use crate::metrics::{Metrics, PaddedCounters};
 use crate::waiting::Driving;
 use pace::after::Actions;
 use pace::budget::Budget;
 use pace::busy::Busy;
-use pace::contain::About;
 use pace::pollers::Pollers;
-use pace::timers::{Due, Timers};
+use pace::timers::Timers;
 use socket::listener::Listener;
 use socket::race::SharedRace;
 use socket::stop::Stop;
@@ -111,7 +110,7 @@ pub struct Reactor {
     drain_deadline: Option<Instant>,
     /// What had not finished by then has been cut off, when the table had seen so many connections.
     drain_cut: Option<u32>,
-    // Kept for their capacity.
+    // Kept for their capacity, and with what there was no time for.
     completions: Vec<Completion>,
     commands: Vec<Command>,
 }
@@ -145,8 +144,8 @@ impl Reactor {
 
     /// One turn: submits what is to be sent, waits for up to `timeout` (`None`: until something happens), calls the
     /// handlers of what completed, and submits what they wrote. How long that takes is bounded by how much input it
-    /// [takes](ReactorBuilder::turn_budget), and by what the handlers do with it; there may be more to do at once, which the
-    /// descriptor shows.
+    /// [takes](ReactorBuilder::turn_budget), and by what the handlers do with it, or by the
+    /// [time](ReactorBuilder::turn_time) that it may take; there may be more to do at once, which the descriptor shows.
     ///
     /// Fails only when the backend does, which no connection can cause.
     pub fn turn(&mut self, timeout: Option<Duration>) -> Result<()> {
@@ -155,7 +154,7 @@ impl Reactor {
         // An outer loop that watches the descriptor hears only of what the kernel knows, so nothing may stay behind.
         for _ in 0..EAGER_ROUNDS {
             let has_more = self.unsubmitted || self.has_ready_work() || self.driver.has_work();
-            if !has_more || self.budget.is_spent() {
+            if !has_more || self.budget.is_spent() || self.is_out_of_time() {
                 break;
             }
             self.step_on(Some(Duration::ZERO))?;
@@ -173,6 +172,7 @@ impl Reactor {
         if !self.retire_pollers()
             || self.has_ready_work()
             || self.driver.has_work()
+            || self.timers.are_due(self.shared.now)
             || !self.shared.mailbox.fall_asleep()
         {
             self.shared.mailbox.awake();
@@ -204,6 +204,7 @@ impl Reactor {
         let nothing_completed = self.completions.is_empty();
         self.shared.counters.turns.add(1);
         self.shared.now = self.driver.now();
+        self.budget.begin_time(self.shared.now);
         self.handle_completions();
         self.run_commands();
         // Connections that the commands made and that are there already: whoever asked for them goes on during the next wait.
@@ -267,61 +268,10 @@ impl Reactor {
         !self.completions.is_empty()
             || !self.dirty.is_empty()
             || !self.shared.deferred.is_empty()
+            || !self.commands.is_empty()
             || BufferGroup::ALL
                 .into_iter()
                 .any(|group| !self.starved[group as usize].is_empty() && self.driver.free_buffers(group) > 0)
-    }
-
-    fn run_commands(&mut self) {
-        let mut commands = std::mem::take(&mut self.commands);
-        self.shared.mailbox.take(&mut commands);
-        self.shared.counters.commands.add(commands.len() as u64);
-        let mut rest = commands.drain(..);
-        while !self.contain(|reactor, about| {
-            for command in rest.by_ref() {
-                match command {
-                    Command::Run(action) => reactor.guarded(action),
-                    Command::Look(id) => {
-                        *about = Some(id.token(Kind::Receive));
-                        reactor.look_into_outbox(id);
-                    }
-                }
-            }
-        }) {}
-        drop(rest);
-        self.commands = commands;
-        self.run_deferred();
-    }
-
-    fn run_deferred(&mut self) {
-        while !self.shared.deferred.is_empty() {
-            for action in std::mem::take(&mut self.shared.deferred) {
-                self.guarded(action);
-            }
-        }
-    }
-
-    fn fire_timers(&mut self) {
-        while !self.contain(Self::fire_expired) {}
-        self.drain_timer();
-        self.run_deferred();
-    }
-
-    fn fire_expired(&mut self, about: &mut About) {
-        while let Some(due) = self.timers.pop_expired(self.shared.now) {
-            if !matches!(due, Due::Handler(_)) {
-                self.shared.counters.timers_fired.add(1);
-            }
-            *about = due.about();
-            match due {
-                Due::Handler(id) => self.handler_timer(id),
-                Due::Phase(id) => self.phase_timer(id),
-                Due::Connect(id) => self.connect_again(id),
-                Due::Accept(id) => self.end_rest(id),
-                Due::Stop(number) => self.stop_timer(number),
-                Due::Action(number) => self.act(number),
-            }
-        }
     }
 
     /// The backend that this reactor runs on; never [`Backend::Auto`].

@@ -5,6 +5,7 @@ mod panics;
 mod pausing;
 mod relaying;
 mod threads;
+mod time;
 mod turns;
 
 use super::*;
@@ -37,7 +38,12 @@ fn reactor(seed: u64, rng: &mut Rng) -> (Reactor, Shared) {
     let world = Shared::default();
     let driver = Simulated::new(seed, world.clone(), 1 << rng.u16(0..4), rng.usize(1..100));
     // Turns that take little, so that much has to wait for the next one.
-    let builder = Reactor::builder().busy_poll(BusyPoll::Off).turn_budget(1 + seed as usize % 300);
+    let mut builder = Reactor::builder().busy_poll(BusyPoll::Off).turn_budget(1 + seed as usize % 300);
+    if seed % 3 == 0 {
+        // Each look at the clock takes a while.
+        world.borrow_mut().tick = Duration::from_micros(1);
+        builder = builder.turn_time(Duration::from_micros(1 + seed / 3 % 8));
+    }
     (builder.build_over(Driver::Simulated(Box::new(driver))), world)
 }
 

@@ -7,8 +7,8 @@ use crate::{Suite, suite};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use trochus::Reactor;
@@ -24,6 +24,7 @@ pub(crate) fn suites() -> Vec<Suite> {
             the_descriptor_wakes_an_outer_selector,
             the_descriptor_needs_no_first_turn,
             a_turn_keeps_to_its_budget,
+            turns_out_of_time_lose_nothing_and_say_that_there_is_more,
             an_outer_loop_sleeps_until_the_next_deadline,
             a_wake_is_never_lost,
             timers_bound_a_turn,
@@ -220,6 +221,50 @@ fn a_turn_keeps_to_its_budget(ground: &Ground) {
     reactor.drain(DEADLINE).unwrap();
     assert_eq!(reactor.outstanding(), Default::default());
     assert!(ground.reactor_builder().turn_budget(0).build().is_err());
+}
+
+/// With no time for anything but one of each kind: what is left is announced, or the outer loop would wait for it in vain.
+fn turns_out_of_time_lose_nothing_and_say_that_there_is_more(ground: &Ground) {
+    const CLIENTS: u64 = 4;
+    const COMMANDS: u64 = 40;
+    const TIMERS: u64 = 10;
+    let mut reactor = ground.reactor_builder().turn_time(Duration::from_nanos(1)).build().unwrap();
+    let mut poll = Poll::new().unwrap();
+    let descriptor = reactor.as_raw_fd();
+    poll.registry().register(&mut SourceFd(&descriptor), Token(0), Interest::READABLE).unwrap();
+    let listener = reactor.listen(ground.fresh_address(), |_| Echo).unwrap();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let handle = reactor.handle();
+    for number in 0..COMMANDS {
+        let order = order.clone();
+        handle.run(move |_| order.lock().unwrap().push(number)).unwrap();
+    }
+    let fired = Arc::new(AtomicU64::new(0));
+    for _ in 0..TIMERS {
+        let fired = fired.clone();
+        reactor.after(Duration::from_millis(1), move |_| _ = fired.fetch_add(1, Ordering::SeqCst));
+    }
+    thread::sleep(Duration::from_millis(2));
+    // All of them are due: the descriptor says so from the first turn on, and no deadline has to be asked for.
+    reactor.turn(Some(Duration::ZERO)).unwrap();
+    assert_eq!((order.lock().unwrap().len(), fired.load(Ordering::SeqCst)), (1, 1));
+    while order.lock().unwrap().len() < COMMANDS as usize || fired.load(Ordering::SeqCst) < TIMERS {
+        let before = (order.lock().unwrap().len(), fired.load(Ordering::SeqCst));
+        wait(&mut poll, None);
+        reactor.turn(Some(Duration::ZERO)).unwrap();
+        let after = (order.lock().unwrap().len(), fired.load(Ordering::SeqCst));
+        assert!(after.0 <= before.0 + 1 && after.1 <= before.1 + 1, "{before:?} and then {after:?}");
+    }
+    assert_eq!(*order.lock().unwrap(), (0..COMMANDS).collect::<Vec<_>>());
+    let clients: Vec<_> = (0..CLIENTS).map(|_| client(listener.local_addr(), 10, 100_000)).collect();
+    while reactor.metrics().connections_closed < CLIENTS {
+        wait(&mut poll, None);
+        reactor.turn(Some(Duration::ZERO)).unwrap();
+    }
+    clients.into_iter().for_each(|client| client.join().unwrap());
+    reactor.drain(DEADLINE).unwrap();
+    assert_eq!(reactor.outstanding(), Default::default());
+    assert!(ground.reactor_builder().turn_time(Duration::ZERO).build().is_err());
 }
 
 fn an_outer_loop_sleeps_until_the_next_deadline(ground: &Ground) {

@@ -88,6 +88,10 @@ pub(crate) struct World {
     pub(crate) panics_after: Option<usize>,
     /// Peers of connections that were closed.
     pub(crate) gone: Vec<Peer>,
+    /// Time that has passed in handlers, for they say so here.
+    pub(crate) taken: Duration,
+    /// Time that passes until the clock is looked at again.
+    pub(crate) tick: Duration,
     /// Receives that the reactor has cancelled.
     pub(crate) cancelled_receives: usize,
     /// Memory that was not given back: faults of the reactor, found by the driver.
@@ -95,6 +99,12 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// What has passed besides waiting.
+    pub(super) fn look_at_the_clock(&mut self) -> Duration {
+        self.taken += self.tick;
+        self.taken
+    }
+
     pub(super) fn may_panic(&mut self) {
         let left = self.panics_after.map(|left| left.saturating_sub(1));
         self.panics_after = left.filter(|left| *left > 0);

@@ -1,7 +1,20 @@
-//! How much input one turn takes, so that nobody waits long for it to end.
+//! How much input one turn takes, and how long it may take, so that nobody waits long for it to end.
 
-use crate::config::{SLICE_BYTES, TURN_BYTES};
+use crate::config::{NEVER, SLICE_BYTES, TURN_BYTES};
 use crate::driver::Completion;
+use std::time::{Duration, Instant};
+
+/// What a turn does, by who would wait for it in vain if others took all of its time.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::reactor) enum Work {
+    Completions,
+    Commands,
+    Deferred,
+    Timers,
+    Polled,
+}
+
+const KINDS: usize = Work::Polled as usize + 1;
 
 #[derive(Debug)]
 pub(in crate::reactor) struct Budget {
@@ -12,7 +25,15 @@ pub(in crate::reactor) struct Budget {
     turn: u64,
     /// What was given out in this turn.
     given: usize,
-    /// Receives that have to wait for the next turn, in order.
+    /// How long a turn may take.
+    time: Option<Duration>,
+    /// When this turn's time is over; `None` before it begins, and without a limit.
+    until: Option<Instant>,
+    /// The time is known to be over.
+    late: bool,
+    /// Which work had one go in this turn.
+    had: [bool; KINDS],
+    /// Completions that have to wait for the next turn, in order.
     pub(in crate::reactor) postponed: Vec<Completion>,
 }
 
@@ -24,15 +45,49 @@ pub(in crate::reactor) struct Share {
 }
 
 impl Budget {
-    /// For turns of so many bytes, if anybody said how many.
-    pub(in crate::reactor) fn new(whole: Option<usize>) -> Self {
+    /// For turns of so many bytes and of this time, if anybody said how many and how long.
+    pub(in crate::reactor) fn new(whole: Option<usize>, time: Option<Duration>) -> Self {
         let whole = whole.unwrap_or(TURN_BYTES);
-        Budget { slice: SLICE_BYTES.min(whole), whole, turn: 0, given: 0, postponed: Vec::new() }
+        Budget {
+            slice: SLICE_BYTES.min(whole),
+            whole,
+            turn: 0,
+            given: 0,
+            time,
+            until: None,
+            late: false,
+            had: [false; KINDS],
+            postponed: Vec::new(),
+        }
     }
 
     pub(in crate::reactor) fn begin_turn(&mut self) {
         self.turn += 1;
         self.given = 0;
+        (self.until, self.late, self.had) = (None, false, [false; KINDS]);
+    }
+
+    /// The turn's wait is over: from now on its time counts.
+    pub(in crate::reactor) fn begin_time(&mut self, now: Instant) {
+        if let (Some(time), None) = (self.time, self.until) {
+            self.until = Some(now + time.min(NEVER));
+        }
+    }
+
+    /// Whether turns have a limit of time.
+    pub(in crate::reactor) fn is_timed(&self) -> bool {
+        self.time.is_some()
+    }
+
+    /// Whether there is time for one more of this work. For one a turn there always is, so that none of it waits for ever.
+    #[inline]
+    pub(in crate::reactor) fn allows(&mut self, work: Work, now: impl FnOnce() -> Instant) -> bool {
+        !self.is_timed() || !std::mem::replace(&mut self.had[work as usize], true) || !self.is_late(now)
+    }
+
+    pub(in crate::reactor) fn is_late(&mut self, now: impl FnOnce() -> Instant) -> bool {
+        self.late = self.late || self.until.is_some_and(|until| now() >= until);
+        self.late
     }
 
     #[inline]

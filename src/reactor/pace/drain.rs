@@ -59,7 +59,9 @@ impl Reactor {
 
     /// Whether a drain has begun and everything has ended.
     pub fn is_drained(&self) -> bool {
-        self.drain_deadline.is_some() && self.listeners.is_empty() && self.connections.is_empty()
+        let nothing_is_left =
+            self.listeners.is_empty() && self.connections.is_empty() && self.commands.is_empty();
+        self.drain_deadline.is_some() && nothing_is_left
     }
 
     /// Drains and waits for the end of it: at most `grace` for the connections to finish, and then

@@ -15,6 +15,8 @@ impl Reactor {
         self.shared.counters.reactor_failures.set(1);
         // First, so that nobody hands anything to it any more.
         contained(|| self.shared.mailbox.close());
+        let commands = std::mem::take(&mut self.commands);
+        contained(|| drop(commands));
         // The kernel may hold what is in flight for a while: it must not count as listening meanwhile.
         for id in self.listeners.ids() {
             let Some(listener) = self.listeners.remove(id) else { continue };

@@ -1,5 +1,5 @@
-//! When things happen: looking for work before sleeping, polled handlers, timers, what is done after a
-//! time, the drain.
+//! When things happen: how much of it in one turn, looking for work before sleeping, polled handlers, timers, what is done after
+//! a time, the drain.
 
 pub(super) mod after;
 pub(super) mod budget;
@@ -10,6 +10,7 @@ mod gauge;
 pub(super) mod give_up;
 pub(super) mod pollers;
 pub(super) mod timers;
+mod work;
 
 #[cfg(all(test, not(loom)))]
 mod tests;

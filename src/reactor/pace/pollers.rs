@@ -4,6 +4,7 @@
 //! each of them says that it wants to be told from now on, a barrier makes sure that every push sees that, and then
 //! each looks a last time.
 
+use super::budget::Work;
 use crate::batch;
 use crate::config::POLLED_OUTPUT_BYTES;
 use crate::reactor::Reactor;
@@ -79,13 +80,16 @@ impl Pollers {
 
 impl Reactor {
     /// Asks each of them, but goes on only in the next turn once they had enough to send: what they wrote is still in the
-    /// cache when the kernel takes it, and so is the same memory when the next ones write.
+    /// cache when the kernel takes it, and so is the same memory when the next ones write. Nor does it go on without time.
     pub(in crate::reactor) fn poll_handlers(&mut self) {
         for id in self.shared.new_pollers.drain(..) {
             self.pollers.add(id, 0);
         }
         let mut staged = 0;
         for _ in 0..self.pollers.list.len() {
+            if !self.may_go_on(Work::Polled) {
+                break;
+            }
             let at = if self.pollers.next < self.pollers.list.len() { self.pollers.next } else { 0 };
             let (id, _) = self.pollers.list[at];
             let found = self.ask(id, |polled, io| polled.on_poll(io));

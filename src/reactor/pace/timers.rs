@@ -79,10 +79,12 @@ impl Timers {
         self.set.first().map(|(deadline, _)| *deadline)
     }
 
-    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<Due> {
-        if self.next()? > now {
-            return None;
-        }
+    pub(crate) fn are_due(&self, now: Instant) -> bool {
+        self.next().is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Takes the first one.
+    pub(crate) fn pop(&mut self) -> Option<Due> {
         self.set.pop_first().map(|(_, due)| due)
     }
 
@@ -136,11 +138,12 @@ mod tests {
         }
         timers.change(&mut slots[2], Due::Handler(ids[2]), None);
         timers.change(&mut slots[0], Due::Handler(ids[0]), Some(now + Duration::from_secs(5)));
-        assert_eq!(timers.pop_expired(now), None);
-        let later = now + Duration::from_secs(60);
-        assert_eq!(timers.pop_expired(later), Some(Due::Handler(ids[0])));
-        assert_eq!(timers.pop_expired(later), Some(Due::Handler(ids[1])));
-        assert_eq!(timers.pop_expired(later), None);
+        assert!(!timers.are_due(now) && !timers.are_due(now + Duration::from_secs(4)));
+        for (after, id) in [(5, ids[0]), (10, ids[1])] {
+            assert!(timers.are_due(now + Duration::from_secs(after)));
+            assert_eq!(timers.pop(), Some(Due::Handler(id)));
+        }
+        assert_eq!(timers.pop(), None);
         assert!(timers.is_empty());
     }
 }

@@ -7,6 +7,7 @@ use super::reading::Reading;
 use crate::buf::{Inbox, Offered, Payload};
 use crate::config::CAREFUL_STEP;
 use crate::driver::{self, Completion, Event, Kind, Lent, Op, Received};
+use crate::reactor::pace::budget::Work;
 use crate::reactor::table::{ConnectionId, Id};
 use crate::reactor::threads::outbox::Wish;
 use crate::reactor::{Reactor, Shared};
@@ -19,10 +20,16 @@ impl Reactor {
     pub(in crate::reactor) fn handle_completions(&mut self) {
         let mut completions = std::mem::take(&mut self.completions);
         let mut rest = completions.drain(..);
+        let timed = self.budget.is_timed();
         while !self.contain(|reactor, about| {
             for completion in rest.by_ref() {
                 *about = Some(completion.token);
-                reactor.handle_completion(completion);
+                if timed && !reactor.may_go_on(Work::Completions) {
+                    // From here on all of them wait, so what is about one connection stays in order.
+                    reactor.budget.postponed.push(completion);
+                } else {
+                    reactor.handle_completion(completion);
+                }
             }
         }) {}
         drop(rest);

@@ -4,9 +4,9 @@ use super::connection::{Connection, Phase};
 use super::handler::{CloseReason, Handler};
 use super::io::Io;
 use super::reading::Reading;
-use crate::driver::Kind;
+use crate::driver::{Kind, Token};
 use crate::reactor::Reactor;
-use crate::reactor::pace::timers::Due;
+use crate::reactor::pace::timers::{Due, deadline};
 use crate::reactor::socket::address::Address;
 use crate::reactor::table::Id;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -211,6 +211,12 @@ impl Reactor {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         link.phase_timer = None;
         if link.phase_due().is_some_and(|due| due <= self.shared.now) {
+            let concerns = |token: Token| token.kind() != Kind::Accept && Id::from(token) == id;
+            if self.completions.iter().any(|waiting| concerns(waiting.token)) {
+                // What it waits for may have come, and wait for want of time.
+                let again = deadline(self.shared.now, Duration::ZERO);
+                return self.timers.change(&mut link.phase_timer, Due::Phase(id), Some(again));
+            }
             link.overdue(self.shared.now);
         }
         self.settle(id);
