@@ -12,17 +12,10 @@ mod example;
 mod process;
 
 use example::example;
-use process::{PATIENCE, Server, Watchdog, backends, output};
+use process::{PATIENCE, Server, Watchdog, backends, output, rows};
 
 fn loopback(arguments: &[&str]) -> Output {
     output(example("loopback").args(arguments))
-}
-
-fn rows(output: &Output) -> Vec<Value> {
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
 }
 
 fn loopback_server(backend: &str) -> Server {

@@ -205,3 +205,21 @@ impl ReactorBuilder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_set_behind_a_preset_counts() {
+        let preset = format!("{:?}", ReactorBuilder::default().embedded());
+        for setting in ["turn_budget: Some(262144)", "turn_time: Some(2ms)", "busy_poll: Off"] {
+            assert!(preset.contains(setting), "{setting}: {preset}");
+        }
+        let own = ReactorBuilder::default().embedded().pool(8, 4096).turn_budget(5);
+        let own = own.turn_time(Duration::from_secs(1)).busy_poll(BusyPoll::Adaptive);
+        assert_eq!((own.pool.buffers, own.pool.buffer_bytes), (8, 4096));
+        assert_eq!((own.turn_budget, own.turn_time), (Some(5), Some(Duration::from_secs(1))));
+        assert!(matches!(own.busy_poll, BusyPoll::Adaptive) && own.choice.embedded);
+    }
+}

@@ -18,6 +18,7 @@ const UNLOGGABLE: &str = "TROCHUS_CONFORMANCE_UNLOGGABLE";
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("the_environment_decides_what_auto_is", the_environment_decides_what_auto_is),
     ("a_name_in_the_program_outranks_the_environment", a_name_in_the_program_outranks_the_environment),
+    ("who_is_embedded_has_the_fallback_unless_a_backend_is_named", embedded_prefers_the_fallback),
     ("a_name_that_is_none_is_an_error", a_name_that_is_none_is_an_error),
     #[cfg(target_os = "linux")]
     ("a_panic_ends_one_connection_though_nothing_can_be_logged", a_panic_that_cannot_be_logged),
@@ -47,6 +48,12 @@ pub(crate) fn run_as_child() -> Option<ExitCode> {
             println!("{} {:?}", runtime.backend(), runtime.capabilities());
             let reactor = Reactor::builder().backend(asked).build().unwrap();
             println!("because {}", reactor.backend_reason());
+            // In whichever order it is said.
+            let before = Reactor::builder().backend(asked).embedded().build().unwrap();
+            let behind = Reactor::builder().embedded().backend(asked).build().unwrap();
+            for (reactor, order) in [(before, "before"), (behind, "behind")] {
+                println!("{order} embedded {} because {}", reactor.backend(), reactor.backend_reason());
+            }
         }
         Err(error) => {
             let kind = match error {
@@ -100,6 +107,32 @@ fn a_name_in_the_program_outranks_the_environment() {
     for backend in Backend::available() {
         for other in ["auto", "io_uring", "fallback"] {
             assert_says(&ask(backend, &[("TROCHUS_BACKEND", other)]).0, &backend.to_string());
+        }
+    }
+}
+
+fn embedded_prefers_the_fallback() {
+    let best = Backend::available()[0].to_string();
+    for environment in [&[][..], &[("TROCHUS_BACKEND", "auto")], &[("TROCHUS_BACKEND", "")]] {
+        let (answer, _) = ask(Backend::Auto, environment);
+        assert!(
+            answer.contains("before embedded fallback because it is embedded, and with io_uring"),
+            "{answer}"
+        );
+        assert!(answer.contains(&format!("behind embedded {best} because ")), "{answer}");
+    }
+    for backend in Backend::available() {
+        let name = backend.to_string();
+        for (asked, environment, whose) in [
+            (Backend::Auto, name.as_str(), "TROCHUS_BACKEND"),
+            (backend, "fallback", "the builder"),
+            (backend, "", "the builder"),
+        ] {
+            let (answer, _) = ask(asked, &[("TROCHUS_BACKEND", environment)]);
+            for order in ["before", "behind"] {
+                let line = format!("{order} embedded {name} because {whose} asks for it");
+                assert!(answer.contains(&line), "{answer}");
+            }
         }
     }
 }

@@ -6,8 +6,10 @@ use crate::probe::{Echo, Ending, Event, log};
 use crate::{Suite, suite};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use std::io::ErrorKind;
+use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -26,6 +28,7 @@ pub(crate) fn suites() -> Vec<Suite> {
             a_turn_keeps_to_its_budget,
             turns_out_of_time_lose_nothing_and_say_that_there_is_more,
             an_outer_loop_sleeps_until_the_next_deadline,
+            a_host_that_waits_in_calls_of_its_own_serves_everybody,
             a_wake_is_never_lost,
             timers_bound_a_turn,
             a_drain_by_turns_cuts_off_at_its_deadline,
@@ -299,6 +302,70 @@ fn an_outer_loop_sleeps_until_the_next_deadline(ground: &Ground) {
     assert!(reactor.next_deadline().is_none_or(|due| due > start));
     reactor.drain(Duration::ZERO).unwrap();
     assert_eq!(reactor.outstanding(), Default::default());
+}
+
+/// A host with the settings that are for it. What it waits in knows nothing of the reactor: a datagram socket with a time limit, and
+/// then a selector that has its own socket beside the reactor. Where that is interrupted, the reactor has something to do.
+fn a_host_that_waits_in_calls_of_its_own_serves_everybody(ground: &Ground) {
+    const CLIENTS: u64 = 16;
+    const PAUSE: Duration = Duration::from_millis(2);
+    for own_selector in [false, true] {
+        let mut reactor = ground.reactor_builder().embedded().build().unwrap();
+        assert_eq!(reactor.backend(), ground.backend, "whoever names one gets it");
+        let listener = reactor.listen(ground.fresh_address(), |_| Echo).unwrap();
+        let clients: Vec<_> = (0..CLIENTS).map(|_| client(listener.local_addr(), 10, 20_000)).collect();
+        let host = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (over, address) = (Arc::new(AtomicBool::new(false)), host.local_addr().unwrap());
+        let sender = thread::spawn({
+            let (over, socket) = (over.clone(), UdpSocket::bind("127.0.0.1:0").unwrap());
+            move || {
+                while !over.load(Ordering::SeqCst) {
+                    socket.send_to(b"for the host", address).unwrap();
+                    thread::sleep(5 * PAUSE);
+                }
+            }
+        });
+        host.set_read_timeout(Some(PAUSE)).unwrap();
+        let mut poll = Poll::new().unwrap();
+        let (own, descriptor) = (host.as_raw_fd(), reactor.as_raw_fd());
+        if own_selector {
+            host.set_nonblocking(true).unwrap();
+            poll.registry().register(&mut SourceFd(&own), Token(1), Interest::READABLE).unwrap();
+            poll.registry().register(&mut SourceFd(&descriptor), Token(0), Interest::READABLE).unwrap();
+        }
+        let (mut events, mut interrupted, mut heard, start) =
+            (Events::with_capacity(4), 0, 0, Instant::now());
+        while reactor.metrics().connections_closed < CLIENTS || heard == 0 {
+            assert!(start.elapsed() < DEADLINE, "{:?}", reactor.outstanding());
+            let waited = if own_selector { poll.poll(&mut events, Some(DEADLINE)) } else { Ok(()) };
+            interrupted += u64::from(is_interrupted(&waited));
+            let received = host.recv(&mut [0; 64]);
+            interrupted += u64::from(is_interrupted(&received));
+            heard += u64::from(received.is_ok());
+            // An interruption says that there is something to do as well as the descriptor does.
+            reactor.turn(Some(Duration::ZERO)).unwrap();
+        }
+        if ground.backend == trochus::Backend::Fallback {
+            assert_eq!(interrupted, 0, "nothing is done behind the thread's back");
+        }
+        clients.into_iter().for_each(|client| client.join().unwrap());
+        over.store(true, Ordering::SeqCst);
+        sender.join().unwrap();
+        assert_eq!(reactor.metrics().received_bytes, CLIENTS * 10 * 20_000);
+        reactor.drain(DEADLINE).unwrap();
+        assert_eq!(reactor.outstanding(), Default::default());
+    }
+}
+
+/// Whether a call that may also have timed out was interrupted.
+#[track_caller]
+fn is_interrupted<T>(result: &std::io::Result<T>) -> bool {
+    let kind = result.as_ref().err().map(std::io::Error::kind);
+    assert!(matches!(
+        kind,
+        None | Some(ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+    ));
+    kind == Some(ErrorKind::Interrupted)
 }
 
 fn a_wake_is_never_lost(ground: &Ground) {

@@ -1,5 +1,7 @@
 //! Processes that do not outlive their test.
+#![allow(dead_code, reason = "each program of tests uses some of it")]
 
+use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -85,4 +87,12 @@ pub(crate) fn output(command: &mut Command) -> Output {
 
 pub(crate) fn backends() -> Vec<String> {
     trochus::Backend::available().iter().map(ToString::to_string).collect()
+}
+
+/// What a run printed, a JSON value in each line.
+pub(crate) fn rows(output: &Output) -> Vec<Value> {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
 }
