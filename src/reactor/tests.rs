@@ -39,7 +39,7 @@ fn reactor(seed: u64, rng: &mut Rng) -> (Reactor, Shared) {
     let driver = Simulated::new(seed, world.clone(), 1 << rng.u16(0..4), rng.usize(1..100));
     // Turns that take little, so that much has to wait for the next one.
     let mut builder = Reactor::builder().busy_poll(BusyPoll::Off).turn_budget(1 + seed as usize % 300);
-    if seed % 3 == 0 {
+    if seed.is_multiple_of(3) {
         // Each look at the clock takes a while.
         world.borrow_mut().tick = Duration::from_micros(1);
         builder = builder.turn_time(Duration::from_micros(1 + seed / 3 % 8));

@@ -33,6 +33,9 @@ impl Reactor {
     }
 
     fn run_taken_commands(&mut self) {
+        if self.commands.is_empty() {
+            return;
+        }
         let mut commands = mem::take(&mut self.commands);
         let mut rest = commands.drain(..);
         while !self.contain(|reactor, about| {
