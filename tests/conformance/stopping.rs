@@ -23,6 +23,7 @@ pub(crate) fn suites() -> Vec<Suite> {
                 input_that_is_not_consumed_is_not_the_whole,
                 what_others_may_write_to_is_not_the_whole,
                 a_close_that_is_not_finished_delivers_what_was_written,
+                a_close_that_is_not_finished_takes_nothing_away,
                 a_close_that_is_not_finished_waits_for_no_peer_for_ever,
                 a_peer_that_says_nothing_more_is_not_waited_for,
                 a_server_that_stops_does_not_wait_for_one_either,
@@ -204,6 +205,32 @@ fn a_close_that_is_not_finished_delivers_what_was_written(ground: &Ground) {
     peer.send(b"all");
     peer.end_output();
     assert!(is_told_of_more(ground, &peer).is_empty());
+    assert_eq!(log.closed(), Ending::Aborted);
+    stage.finish([server]);
+}
+
+/// The kernel has all of it, and the peer's has not.
+fn a_close_that_is_not_finished_takes_nothing_away(ground: &Ground) {
+    const SOME: usize = 1 << 20;
+    let stage = ground.single();
+    let (log, recorder) = log();
+    let server = stage.listen_stream(StreamOptions::new().send_buffer(4 << 20), move |_| {
+        recorder.probe().open(|io| {
+            io.write(&pattern(SOME));
+            io.close_unfinished();
+        })
+    });
+    let peer = Peer::unconnected(server.local_addr());
+    peer.0.set_recv_buffer_size(64 << 10).unwrap();
+    peer.0.connect(&to_sock_addr(server.local_addr())).unwrap();
+    log.opened();
+    if ground.is_tcp() {
+        wait_until("the kernel has all of it", || {
+            let gauges = stage.runtime.gauges().unwrap()[0];
+            gauges.closing == 0 || gauges.output_bytes == 0
+        });
+    }
+    assert!(is_told_of_more(ground, &peer) == pattern(SOME));
     assert_eq!(log.closed(), Ending::Aborted);
     stage.finish([server]);
 }

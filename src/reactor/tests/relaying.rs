@@ -8,13 +8,18 @@ struct Waiting {
     opened: Rc<RefCell<Vec<(usize, ConnectionId)>>>,
     index: usize,
     pauses: bool,
+    /// What it says of its own, before they are joined.
+    says: usize,
 }
+
+const OWN: u8 = 255;
 
 impl Handler for Waiting {
     fn on_open(&mut self, io: &mut Io<'_>) {
         if self.pauses {
             io.pause_reading();
         }
+        io.write(&vec![OWN; self.says]);
         self.opened.borrow_mut().push((self.index, io.id()));
     }
 
@@ -47,9 +52,10 @@ fn a_relay_passes_on_everything_or_says_so() {
         let careful = if rng.bool() { 0 } else { usize::MAX };
         let options = StreamOptions::new().reading(rng.usize(1..200), careful);
         let opened = Rc::new(RefCell::new(Vec::new()));
+        let says = if rng.bool() { 0 } else { rng.usize(1..1_000) };
         for index in 0..2 {
             let (opened, pauses) = (opened.clone(), rng.bool());
-            reactor.connect(&options, &somewhere(), Waiting { opened, index, pauses });
+            reactor.connect(&options, &somewhere(), Waiting { opened, index, pauses, says });
         }
         let (mut delay, limit) = (rng.usize(0..20), rng.usize(1..500));
         let told = Rc::new(RefCell::new(Vec::<Relayed>::new()));
@@ -70,7 +76,7 @@ fn a_relay_passes_on_everything_or_says_so() {
                 delay = delay.saturating_sub(1);
             }
             let waits = |id| reactor.connections.get(id).map_or(0, |found| found.link.pending_output());
-            assert!(reactor.connections.ids().into_iter().all(|id| waits(id) <= limit + 300));
+            assert!(reactor.connections.ids().into_iter().all(|id| waits(id) <= limit + 300 + says));
             // One of them may not even be established.
             !told.borrow().is_empty() || !joined && reactor.connections() < 2
         });
@@ -87,7 +93,7 @@ fn a_relay_passes_on_everything_or_says_so() {
         };
         for number in 0..2 {
             let (heard, saw_end) = received(number);
-            let said = &sent[1 - number];
+            let said = &[&vec![OWN; says][..], &sent[1 - number]].concat();
             assert!(said.starts_with(&heard), "{number} heard what was not said");
             assert!(
                 !joined || !saw_end || *said == heard,
