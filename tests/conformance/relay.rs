@@ -295,7 +295,8 @@ fn a_client_that_leaves_ends_the_attempts(ground: &Ground) {
     let stage = ground.single();
     let (_upstreams, address) = ground.listener(1);
     let waiting = fill_backlog(&address);
-    let (server, ends) = relay_to(&stage, vec![address], StreamOptions::new(), 64 << 10);
+    let patient = StreamOptions::new().connect_timeout(10 * DEADLINE);
+    let (server, ends) = relay_to(&stage, vec![address], patient, 64 << 10);
     let client = Peer::connect(server.local_addr());
     client.send(b"hello");
     let connecting = || stage.runtime.gauges().unwrap()[0].connecting;

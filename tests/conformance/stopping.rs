@@ -281,11 +281,12 @@ fn a_server_that_stops_does_not_wait_for_one_either(ground: &Ground) {
     assert!(matches!(closed(&told), CloseReason::CloseTimeout { timeout: QUIET_TIMEOUT }));
     assert!(peer.receive_to_end().is_empty());
     // What closes by its handler's choice, with nobody stopping, has all of its time.
-    let (log, recorder) = log();
-    let options = StreamOptions::new().close_timeout(3 * QUIET_TIMEOUT);
-    let server = stage.listen_stream(options, move |_| recorder.probe().open(|io| io.close()));
+    let timeout = 3 * QUIET_TIMEOUT;
+    let (handler, told) = plain(|io| io.close(), true);
+    let server = stage.listen_stream(StreamOptions::new().close_timeout(timeout), move |_| handler());
     let waiting = Peer::connect(server.local_addr());
-    assert_eq!(log.closed(), Ending::CloseTimeout);
+    let reason = closed(&told);
+    assert!(matches!(reason, CloseReason::CloseTimeout { timeout: told } if told == timeout), "{reason}");
     wait_until("nothing is left", || stage.metrics().connections() == 0);
     drop((peer, waiting));
     stage.finish([server]);
