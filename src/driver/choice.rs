@@ -5,6 +5,7 @@ use crate::config::{Backend, PoolConfig, RingEntries, UringFeatures};
 use crate::error::{Error, Result};
 use std::io;
 use std::str::FromStr;
+use std::thread;
 
 const EMBEDDED_REASON: &str =
     "it is embedded, and with io_uring the kernel would interrupt what else this thread waits for";
@@ -12,8 +13,14 @@ const EMBEDDED_REASON: &str =
 impl Backend {
     /// The backends that work on this machine, the best one first.
     pub fn available() -> Vec<Backend> {
-        let probe = PoolConfig { buffers: 1, buffer_bytes: 4096, small_buffers: 0, ..PoolConfig::default() };
-        let io_uring = open_uring(&probe, &Choice::default()).is_ok();
+        let probe = || {
+            let pool =
+                PoolConfig { buffers: 1, buffer_bytes: 4096, small_buffers: 0, ..PoolConfig::default() };
+            open_uring(&pool, &Choice::default()).is_ok()
+        };
+        // On a thread of its own: some while after a ring has ended, the kernel interrupts what its thread waits in.
+        let probing = thread::Builder::new().spawn(probe);
+        let io_uring = probing.map_or_else(|_| probe(), |probing| probing.join().unwrap_or(false));
         if io_uring { vec![Backend::IoUring, Backend::Fallback] } else { vec![Backend::Fallback] }
     }
 }

@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_name_in_the_program_outranks_the_environment", a_name_in_the_program_outranks_the_environment),
     ("who_is_embedded_has_the_fallback_unless_a_backend_is_named", embedded_prefers_the_fallback),
     ("a_name_that_is_none_is_an_error", a_name_that_is_none_is_an_error),
+    ("who_asks_what_there_is_is_not_interrupted", who_asks_what_there_is_is_not_interrupted),
     #[cfg(target_os = "linux")]
     ("a_panic_ends_one_connection_though_nothing_can_be_logged", a_panic_that_cannot_be_logged),
     #[cfg(target_os = "linux")]
@@ -221,4 +222,15 @@ fn forbidden_by_name_is_an_error() {
     let (answer, log) = ask(Backend::Fallback, &[(FORBIDDEN, "1")]);
     assert_says(&answer, "fallback");
     assert!(log.is_empty(), "whoever asks for the fallback need not be told why it is used: {log}");
+}
+
+/// Not even later: the kernel tells the thread that had a ring of its end.
+fn who_asks_what_there_is_is_not_interrupted() {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_millis(20))).unwrap();
+    for _ in 0..20 {
+        assert!(!Backend::available().is_empty());
+        let waited = socket.recv(&mut [0]).unwrap_err();
+        assert_ne!(waited.kind(), std::io::ErrorKind::Interrupted);
+    }
 }
