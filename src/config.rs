@@ -13,7 +13,7 @@ pub const POOL_BUFFER_BYTES: usize = 256 << 10;
 
 /// Receive buffers that lie ready for the kernel at first. It takes them in turn, so this many times
 /// [`POOL_BUFFER_BYTES`] pass through the cache. The window doubles whenever the kernel found none.
-pub const POOL_WINDOW: u16 = 16;
+pub const POOL_WINDOW: u16 = 4;
 
 /// Small receive buffers of a reactor on a backend where the kernel picks the buffer. A connection whose messages are
 /// small receives into these, so that thousands of them find one each; only those in use are ever touched.

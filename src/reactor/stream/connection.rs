@@ -1,6 +1,6 @@
 //! The state of one connection: what is going on, and what should be.
 
-use super::ending::Look;
+use super::ending::{Cut, Look};
 use super::handler::{CloseReason, Handler};
 use super::reading::Reading;
 use super::relay::Passage;
@@ -103,10 +103,10 @@ pub(in crate::reactor) struct Link {
     pub(in crate::reactor) ended_by_peer: bool,
     /// The close sends a reset: what the peer has got is not all there was to say.
     pub(in crate::reactor) resets: bool,
-    /// Why it will be reset, in place of a close, as soon as the peer's system has confirmed what was written.
-    pub(super) cut: Option<CloseReason>,
+    /// It will be reset, in place of a close, as soon as the peer's system has confirmed what was written.
+    pub(super) cut: Option<Cut>,
     /// When it is asked whether it has, and since when.
-    pub(super) look: Option<Look>,
+    pub(super) look: Option<Box<Look>>,
     /// What still arrives after the close makes a reset of it.
     pub(super) minds_input: bool,
     /// A peer that says nothing more is not waited for until the close's time is over.

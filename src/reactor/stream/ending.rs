@@ -20,6 +20,22 @@ const LONGEST_LOOK: Duration = Duration::from_millis(16);
 /// How long what was sent has to arrive where the system does not tell whether it did.
 const BLIND_WAIT: Duration = Duration::from_millis(200);
 
+/// By whose will a connection is closed as one that is not finished.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::reactor) enum Cut {
+    Handler,
+    Stop,
+}
+
+impl From<Cut> for CloseReason {
+    fn from(cut: Cut) -> Self {
+        match cut {
+            Cut::Handler => CloseReason::Aborted,
+            Cut::Stop => CloseReason::Shutdown,
+        }
+    }
+}
+
 /// When it is asked whether the peer's system has everything.
 #[derive(Debug)]
 pub(in crate::reactor) struct Look {
@@ -55,12 +71,12 @@ impl Link {
     }
 
     /// As a close, but with a reset in the place of the end, once the peer's system has what was written.
-    pub(super) fn begin_cut(&mut self, reason: CloseReason, spare: &mut Spare) {
+    pub(super) fn begin_cut(&mut self, cut: Cut, spare: &mut Spare) {
         match self.phase {
-            Phase::Open if self.send_error.is_some() => self.fail(reason),
+            Phase::Open if self.send_error.is_some() => self.fail(cut.into()),
             Phase::Connecting | Phase::Open => {
                 self.begin_close(spare);
-                self.cut = Some(reason);
+                self.cut = Some(cut);
             }
             Phase::Flushing | Phase::Lingering | Phase::Dead => {}
         }
@@ -70,7 +86,7 @@ impl Link {
     pub(super) fn begin_stop(&mut self, spare: &mut Spare) {
         let held = self.remote.as_ref().is_some_and(Handle::is_shared);
         if self.pending_output() > 0 || !self.inbox.is_empty() || held {
-            return self.begin_cut(CloseReason::Shutdown, spare);
+            return self.begin_cut(Cut::Stop, spare);
         }
         self.minds_input = true;
         self.begin_close(spare);
@@ -79,7 +95,7 @@ impl Link {
     /// Something arrived that nobody wants any more.
     pub(super) fn input_lost(&mut self) {
         if self.minds_input && self.phase < Phase::Dead {
-            self.cut.get_or_insert(CloseReason::Shutdown);
+            self.cut.get_or_insert(Cut::Stop);
         }
     }
 
@@ -90,7 +106,7 @@ impl Link {
             self.phase_deadline = Some(deadline(now, self.options.close_timeout));
         }
         if self.cut.is_some() && self.look.is_none() {
-            self.look = Some(Look { since: now, next: now });
+            self.look = Some(Box::new(Look { since: now, next: now }));
             self.overdue(now);
         }
     }
@@ -197,12 +213,13 @@ impl Link {
     fn lingered(&mut self, now: Instant) -> Option<CloseReason> {
         let timeout = self.options.close_timeout;
         let is_over = self.phase_deadline.is_none_or(|deadline| deadline <= now);
-        if let (Some(look), Some(reason)) = (&self.look, &self.cut) {
+        if let (Some(look), Some(cut)) = (self.look.take(), self.cut) {
             let waited = now.saturating_duration_since(look.since);
             if is_over || self.is_confirmed(waited) {
-                return Some(reason.clone());
+                return Some(cut.into());
             }
-            self.look = Some(Look { since: look.since, next: now + waited.clamp(FIRST_LOOK, LONGEST_LOOK) });
+            let next = now + waited.clamp(FIRST_LOOK, LONGEST_LOOK);
+            self.look = Some(Box::new(Look { next, ..*look }));
             return None;
         }
         if is_over {

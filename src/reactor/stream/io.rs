@@ -1,6 +1,7 @@
 //! What a handler can do to its connection while it is being called.
 
 use super::connection::{Link, Phase};
+use super::ending::Cut;
 use super::handler::CloseReason;
 use crate::reactor::pace::timers;
 use crate::reactor::socket::address::Address;
@@ -102,7 +103,7 @@ impl Io<'_> {
     /// delivered. What is not confirmed within [`close_timeout`](crate::reactor::StreamOptions::close_timeout) is lost. Unix-domain
     /// sockets know no reset: there the peer sees the end.
     pub fn close_unfinished(&mut self) {
-        self.link.begin_cut(CloseReason::Aborted, &mut self.shared.spare);
+        self.link.begin_cut(Cut::Handler, &mut self.shared.spare);
     }
 
     /// What [`Handler::on_shutdown`](crate::reactor::Handler::on_shutdown) does unless it chooses otherwise.

@@ -2,7 +2,7 @@
 
 pub(super) mod connection;
 pub(super) mod dispatch;
-mod ending;
+pub(super) mod ending;
 pub(super) mod handler;
 pub(super) mod io;
 pub(super) mod reading;
