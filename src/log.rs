@@ -52,6 +52,16 @@ pub(crate) fn accept_backs_off(address: &impl fmt::Display, error: &io::Error) {
     ));
 }
 
+/// A limit has closed a connection: once a minute, with how many others there were.
+#[cold]
+pub(crate) fn over_limit(peer: &impl fmt::Display, reason: &impl fmt::Display) {
+    static SELDOM: Seldom = Seldom::new();
+    let Some(held_back) = SELDOM.may_say(Instant::now()) else { return };
+    warn(format_args!(
+        "a limit closed the connection with {peer}: {reason} ({held_back} more of these since this was last said)"
+    ));
+}
+
 /// A reactor has ended that should not have.
 pub(crate) fn reactor_failed(failure: &impl fmt::Display) {
     warn(format_args!("{failure}; its connections are lost, the other reactors go on"));

@@ -15,11 +15,15 @@ const FORBIDDEN: &str = "TROCHUS_CONFORMANCE_NO_IO_URING";
 #[cfg(target_os = "linux")]
 const UNLOGGABLE: &str = "TROCHUS_CONFORMANCE_UNLOGGABLE";
 
+/// Set in a child process in which a limit closes connections.
+const LIMITED: &str = "TROCHUS_CONFORMANCE_LIMITED";
+
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("the_environment_decides_what_auto_is", the_environment_decides_what_auto_is),
     ("a_name_in_the_program_outranks_the_environment", a_name_in_the_program_outranks_the_environment),
     ("who_is_embedded_has_the_fallback_unless_a_backend_is_named", embedded_prefers_the_fallback),
     ("a_name_that_is_none_is_an_error", a_name_that_is_none_is_an_error),
+    ("a_limit_that_closes_connections_is_logged_once_with_a_peer", a_limit_is_logged),
     ("who_asks_what_there_is_is_not_interrupted", who_asks_what_there_is_is_not_interrupted),
     #[cfg(target_os = "linux")]
     ("a_panic_ends_one_connection_though_nothing_can_be_logged", a_panic_that_cannot_be_logged),
@@ -43,6 +47,9 @@ pub(crate) fn run_as_child() -> Option<ExitCode> {
     #[cfg(target_os = "linux")]
     if std::env::var_os(UNLOGGABLE).is_some() {
         panic_once(asked);
+    }
+    if std::env::var_os(LIMITED).is_some() {
+        exceed_a_limit(asked);
     }
     match Runtime::builder().backend(asked).reactors(2).build() {
         Ok(runtime) => {
@@ -232,5 +239,34 @@ fn who_asks_what_there_is_is_not_interrupted() {
         assert!(!Backend::available().is_empty());
         let waited = socket.recv(&mut [0]).unwrap_err();
         assert_ne!(waited.kind(), std::io::ErrorKind::Interrupted);
+    }
+}
+
+/// Three peers send more than a handler that consumes nothing may leave.
+fn exceed_a_limit(backend: Backend) {
+    struct Greedy;
+    impl trochus::net::Handler for Greedy {
+        fn on_bytes(&mut self, _io: &mut trochus::net::Io<'_>, _bytes: &[u8]) -> usize {
+            0
+        }
+    }
+    let runtime = Runtime::builder().backend(backend).reactors(2).build().unwrap();
+    let stream = trochus::net::StreamOptions::new().input_limit(10);
+    let options = trochus::net::ListenOptions::new().stream(stream);
+    let server = runtime.listen_with(&options, "127.0.0.1:0", |_| Greedy).unwrap();
+    for _ in 0..3 {
+        let peer = crate::ground::Peer::connect(server.local_addr());
+        peer.send(&[7; 11]);
+        peer.sees_the_end();
+    }
+    runtime.shutdown(crate::accounts::DEADLINE).unwrap();
+}
+
+fn a_limit_is_logged() {
+    for backend in Backend::available() {
+        let (_, log) = ask(backend, &[(LIMITED, "1")]);
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains("a limit closed")).collect();
+        assert_eq!(lines.len(), 1, "{log}");
+        assert!(lines[0].contains("127.0.0.1:") && lines[0].contains("the limit is 10"), "{log}");
     }
 }

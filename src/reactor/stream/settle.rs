@@ -136,8 +136,8 @@ impl Reactor {
                 // Fails only where there is nobody left to be told.
                 let _ = link.socket.set_linger(Some(Duration::ZERO));
             }
-            let opened = link.opened;
-            self.count_end(&reason, opened);
+            let (opened, peer) = (link.opened, link.peer.clone());
+            self.count_end(&reason, opened, &peer);
             self.tell_ended(id, reason);
         }
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
@@ -158,7 +158,7 @@ impl Reactor {
         }
     }
 
-    fn count_end(&mut self, reason: &CloseReason, opened: bool) {
+    fn count_end(&mut self, reason: &CloseReason, opened: bool, peer: &Address) {
         let counters = &self.shared.counters;
         if !opened {
             counters.connects_failed.add(1);
@@ -167,11 +167,14 @@ impl Reactor {
         counters.connections_closed.add(1);
         match reason {
             CloseReason::Failed(_) => counters.connections_reset.add(1),
+            CloseReason::CloseTimeout { .. } => counters.connections_over_limit.add(1),
             CloseReason::OutputLimit { .. }
             | CloseReason::InputLimit { .. }
-            | CloseReason::CloseTimeout { .. }
             | CloseReason::FlushTimeout { .. }
-            | CloseReason::WriteStalled { .. } => counters.connections_over_limit.add(1),
+            | CloseReason::WriteStalled { .. } => {
+                counters.connections_over_limit.add(1);
+                crate::log::over_limit(peer, reason);
+            }
             _ => {}
         }
     }
