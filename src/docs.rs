@@ -2,3 +2,6 @@
 
 #[doc = include_str!("../docs/tuning.md")]
 pub mod tuning {}
+
+#[doc = include_str!("../docs/coming_from.md")]
+pub mod coming_from {}

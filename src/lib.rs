@@ -37,7 +37,8 @@
 //! - [`batch`]: the n-buffer batcher, for anything that is cheaper by the thousand.
 //!
 //! [`config`] has the limits and defaults, [`Metrics`] what was done, [`Gauges`] what there is. [`docs::tuning`] tells what to turn
-//! for throughput or latency, what it costs, and which option sets which limit.
+//! for throughput or latency, what it costs, and which option sets which limit; [`docs::coming_from`] tells those who know tokio, epoll
+//! or kqueue what is what here, and those who write a proxy what to see to.
 //!
 //! # Features
 //!
