@@ -51,8 +51,9 @@ pub const INPUT_BYTES: usize = 16 << 20;
 /// it, and the peer has to wait.
 pub const READ_AHEAD_BYTES: usize = 64 << 10;
 
-/// Bytes of each direction of a relay that wait for the peer that they go to.
-pub const RELAY_BYTES: usize = 256 << 10;
+/// Bytes of each direction of a relay that may wait for the peer that they go to. A third of it is received at a time: with less,
+/// peers are woken more often, and with more, what waits for peers that do not read is more.
+pub const RELAY_BYTES: usize = 512 << 10;
 
 /// Input of a connection that is received one buffer at a time, at first and behind each pause: while a pause is likely, no more
 /// than one buffer is on its way when it begins. Each counts for at least [`CAREFUL_STEP`].

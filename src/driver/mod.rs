@@ -18,6 +18,7 @@ pub(crate) use token::{GENERATIONS, Kind, Token};
 
 use crate::buf::{BufferId, Payload};
 use crate::config::PoolConfig;
+use bytes::Bytes;
 use socket2::{SockAddr, Socket};
 use std::io;
 use std::net::Shutdown;
@@ -256,6 +257,18 @@ impl Driver {
     /// Bytes that are on loan; whoever has them may change them, to decrypt them where they lie.
     pub(crate) fn bytes(&mut self, lent: Lent) -> &mut [u8] {
         each!(self, driver => driver.bytes(lent))
+    }
+
+    /// Makes what is on loan bytes that are sent from where they lie, and that give the buffer back when they are dropped. `None`, and
+    /// it stays on loan, where buffers cannot be shared, or so many are that too few would be left to receive into.
+    pub(crate) fn share(&mut self, lent: Lent) -> Option<Bytes> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Driver::Uring(driver) => driver.share(lent),
+            #[cfg(test)]
+            Driver::Simulated(driver) => driver.share(lent),
+            Driver::Readiness(_) => None,
+        }
     }
 
     /// Gives back a buffer that was on loan.

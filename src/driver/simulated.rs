@@ -6,6 +6,7 @@
 //! something while the reactor waits. Time passes when nothing else can happen, and as a test says.
 
 mod pending;
+mod shared;
 mod world;
 
 pub(crate) use world::{Peer, Takes, Whims, World};
@@ -32,6 +33,7 @@ pub(crate) struct Simulated {
     world: Rc<RefCell<World>>,
     pool: Vec<Vec<u8>>,
     free: Vec<BufferId>,
+    returned: shared::Returned,
     whims: Whims,
     operations: BTreeMap<u64, Pending>,
     /// The descriptor of each operation whose final completion has not been handed over.
@@ -51,6 +53,7 @@ impl Simulated {
             world,
             pool: vec![vec![0; buffer_bytes]; usize::from(buffers)],
             free: (0..buffers).map(BufferId).collect(),
+            returned: shared::Returned::default(),
             whims: Whims::of(&mut Rng::with_seed(!seed)),
             operations: BTreeMap::new(),
             in_flight: BTreeMap::new(),
@@ -130,6 +133,7 @@ impl Simulated {
                 return Err(io::Error::from_raw_os_error(libc::EBADF));
             }
         }
+        self.take_back();
         let may_sleep = timeout != Some(Duration::ZERO);
         self.run_others(may_sleep);
         if self.rng.u8(..) < self.whims.waits_interrupted {
@@ -380,11 +384,11 @@ impl Simulated {
     }
 
     pub(crate) fn free_buffers(&self, _group: BufferGroup) -> usize {
-        self.free.len()
+        self.free.len() + self.returned()
     }
 
     pub(crate) fn loaned_buffers(&self) -> usize {
-        self.pool.len() - self.free.len()
+        self.pool.len() - self.free.len() - self.returned()
     }
 
     pub(crate) fn in_flight(&self) -> usize {

@@ -27,6 +27,7 @@ pub(crate) fn suites() -> Vec<Suite> {
                 an_end_is_passed_on_and_answered,
                 what_waits_is_bounded_in_each_direction,
                 both_may_stall_and_go_on,
+                who_is_relayed_and_stalls_leaves_buffers_for_others,
                 who_moved_much_before_is_bounded_as_well,
                 an_upstream_that_is_not_there_is_passed_over,
                 without_an_upstream_there_is_no_relay,
@@ -220,6 +221,35 @@ fn both_may_stall_and_go_on(ground: &Ground) {
     });
     client.end_output();
     assert!(scene.end().relayed.is_clean());
+    scene.finish();
+}
+
+/// Of a pool with few buffers, which are sent from where they lie.
+fn who_is_relayed_and_stalls_leaves_buffers_for_others(ground: &Ground) {
+    let stage = ground.stage_with(ground.runtime_builder().reactors(1).pool(4, 32 << 10));
+    let scene = Scene::with(ground, stage, narrow(), 1 << 20);
+    let echo = scene.stage.listen(|_| crate::probe::Echo);
+    let message = pattern(64 << 20);
+    let stalled: Vec<(Peer, Peer, usize)> = (0..3)
+        .map(|_| {
+            let (client, upstream) = scene.pair();
+            let written = write_until_stalled(&upstream, &message);
+            (client, upstream, written)
+        })
+        .collect();
+    let other = Peer::connect(echo.local_addr());
+    for _ in 0..20 {
+        other.send(&message[..100_000]);
+        assert!(other.receive(100_000) == message[..100_000]);
+    }
+    for (client, upstream, written) in stalled {
+        upstream.end_output();
+        client.end_output();
+        assert!(client.receive_to_end() == message[..written]);
+        assert!(scene.end().relayed.is_clean());
+    }
+    drop(other);
+    echo.close();
     scene.finish();
 }
 

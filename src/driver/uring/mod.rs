@@ -17,6 +17,8 @@ mod window;
 
 pub(crate) use bell::Bell;
 
+use bytes::Bytes;
+
 use super::{BufferGroup, Capabilities, Completion, DriverStats, DriverWaker, Event, Kind, Lent, Op, Token};
 use crate::buf::{BufferId, Payload};
 use crate::config::{PoolConfig, REAP_TIMEOUT, RingEntries, UringFeature, UringFeatures};
@@ -162,6 +164,10 @@ impl Uring {
 
     pub(crate) fn bytes(&mut self, lent: Lent) -> &mut [u8] {
         self.pool.bytes(lent)
+    }
+
+    pub(crate) fn share(&mut self, lent: Lent) -> Option<Bytes> {
+        self.pool.share(lent)
     }
 
     pub(crate) fn release(&mut self, buffer: BufferId) {

@@ -6,10 +6,13 @@ use super::window::Window;
 use crate::buf::BufferId;
 use crate::config::{POOL_WINDOW, PoolConfig, SMALL_WINDOW};
 use crate::driver::{BufferGroup, Lent};
+use bytes::Bytes;
 use io_uring::types::BufRingEntry;
+use parking_lot::Mutex;
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 /// Two groups of buffers: large ones that move much at a time, and small ones that are many. The numbers of the small
 /// ones follow those of the large ones, so that a number tells its group.
@@ -82,6 +85,11 @@ impl Pool {
         self.owner(lent.buffer).bytes(lent)
     }
 
+    /// What is on loan, as bytes that give the buffer back when they are dropped; `None` if that would leave too few to receive into.
+    pub(super) fn share(&mut self, lent: Lent) -> Option<Bytes> {
+        self.owner(lent.buffer).share(lent)
+    }
+
     /// Where an operation that names its buffer may write.
     pub(super) fn target(&mut self, buffer: BufferId) -> (*mut u8, usize) {
         let group = self.owner(buffer);
@@ -96,7 +104,11 @@ impl Pool {
     }
 
     pub(super) fn loaned(&self) -> usize {
-        self.large.loaned + self.small.as_ref().map_or(0, |small| small.loaned)
+        [Some(&self.large), self.small.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|group| group.loaned - group.returned())
+            .sum()
     }
 
     /// Never gives the memory back to the system.
@@ -127,7 +139,7 @@ impl Pool {
 /// Free buffers are a stack, so that the one used last, which the cache still holds, is used next. Of these only as many
 /// as the window says lie in the kernel's ring at a time.
 struct Group {
-    slab: Mapping,
+    slab: Arc<Mapping>,
     buffer_bytes: usize,
     /// The number of the first buffer.
     first: u16,
@@ -136,19 +148,50 @@ struct Group {
     ring: Option<BufferRing>,
     window: Window,
     loaned: usize,
+    /// Buffers that are shared, and those of them that are not any more.
+    shared: usize,
+    returned: Returned,
 }
+
+type Returned = Arc<Mutex<Vec<BufferId>>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Free,
     Published,
     Loaned,
+    /// On loan to whoever has the bytes.
+    Shared,
+}
+
+/// A buffer's bytes, on their way to where they are sent from. Of these there is one, and nobody else has the buffer.
+struct SharedBytes {
+    slab: Arc<Mapping>,
+    offset: usize,
+    len: usize,
+    buffer: BufferId,
+    returned: Returned,
+}
+
+impl AsRef<[u8]> for SharedBytes {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: `Group::share` has seen that the range lies in the mapping, which lives as long as this does, and whose bytes are
+        // always initialised. Until this is dropped the buffer's state is `Shared`: nobody writes there, for it is neither
+        // published nor lent.
+        unsafe { std::slice::from_raw_parts(self.slab.at(self.offset), self.len) }
+    }
+}
+
+impl Drop for SharedBytes {
+    fn drop(&mut self) {
+        self.returned.lock().push(self.buffer);
+    }
 }
 
 impl Group {
     fn new(first: u16, buffers: u16, buffer_bytes: usize, window: u16) -> io::Result<Self> {
         Ok(Group {
-            slab: Mapping::new(usize::from(buffers) * buffer_bytes)?,
+            slab: Arc::new(Mapping::new(usize::from(buffers) * buffer_bytes)?),
             buffer_bytes,
             first,
             states: vec![State::Free; usize::from(buffers)],
@@ -156,6 +199,8 @@ impl Group {
             ring: None,
             window: Window::new(usize::from(window), usize::from(buffers)),
             loaned: 0,
+            shared: 0,
+            returned: Returned::default(),
         })
     }
 
@@ -169,6 +214,7 @@ impl Group {
     }
 
     fn publish(&mut self) {
+        self.take_back();
         let Some(ring) = &mut self.ring else { return };
         self.window.adapt(ring.ready);
         if ring.ready >= self.window.size() || self.free.is_empty() {
@@ -194,6 +240,7 @@ impl Group {
     }
 
     fn take(&mut self) -> Option<BufferId> {
+        self.take_back();
         let buffer = self.free.pop()?;
         *self.state(buffer) = State::Loaned;
         self.loaned += 1;
@@ -206,6 +253,37 @@ impl Group {
         *state = State::Free;
         self.loaned -= 1;
         self.free.push(buffer);
+    }
+
+    fn share(&mut self, lent: Lent) -> Option<Bytes> {
+        let Lent { buffer, start, len } = lent;
+        // However long those that share them keep them, half of the buffers are there for the others.
+        if len == 0 || self.shared >= self.states.len() / 2 {
+            return None;
+        }
+        assert_eq!(*self.state(buffer), State::Loaned, "buffer {} is not on loan", buffer.0);
+        assert!(start <= self.buffer_bytes && len <= self.buffer_bytes - start);
+        *self.state(buffer) = State::Shared;
+        self.shared += 1;
+        let offset = usize::from(buffer.0 - self.first) * self.buffer_bytes + start;
+        let (slab, returned) = (self.slab.clone(), self.returned.clone());
+        Some(Bytes::from_owner(SharedBytes { slab, offset, len, buffer, returned }))
+    }
+
+    /// Takes back what was shared and is not any more.
+    fn take_back(&mut self) {
+        while self.shared > 0 {
+            let returned = self.returned.lock().pop();
+            let Some(buffer) = returned else { break };
+            self.shared -= 1;
+            *self.state(buffer) = State::Loaned;
+            self.release(buffer);
+        }
+    }
+
+    /// Buffers that were shared and are not any more, though nobody has taken them back.
+    fn returned(&self) -> usize {
+        if self.shared > 0 { self.returned.lock().len() } else { 0 }
     }
 
     fn bytes(&mut self, lent: Lent) -> &mut [u8] {
@@ -231,13 +309,13 @@ impl Group {
     }
 
     fn free(&self) -> usize {
-        self.free.len() + self.ring.as_ref().map_or(0, |ring| ring.ready)
+        self.free.len() + self.returned() + self.ring.as_ref().map_or(0, |ring| ring.ready)
     }
 
     fn leak(&mut self) {
-        self.slab.leaked = true;
+        self.slab.leak();
         if let Some(ring) = &mut self.ring {
-            ring.entries.leaked = true;
+            ring.entries.leak();
         }
     }
 }
@@ -288,7 +366,7 @@ impl BufferRing {
 struct Mapping {
     start: NonNull<u8>,
     len: usize,
-    leaked: bool,
+    leaked: AtomicBool,
 }
 
 impl Mapping {
@@ -301,7 +379,12 @@ impl Mapping {
             return Err(io::Error::last_os_error());
         }
         let start = NonNull::new(start.cast()).expect("the kernel maps nothing at zero unless asked to");
-        Ok(Mapping { start, len, leaked: false })
+        Ok(Mapping { start, len, leaked: AtomicBool::new(false) })
+    }
+
+    /// It is never given back to the system.
+    fn leak(&self) {
+        self.leaked.store(true, Ordering::Relaxed);
     }
 
     fn at(&self, offset: usize) -> *mut u8 {
@@ -311,9 +394,15 @@ impl Mapping {
     }
 }
 
+// SAFETY: it is memory of the process', which belongs to no thread; who reads and who writes where, the pool sees to.
+unsafe impl Send for Mapping {}
+
+// SAFETY: as above; through a shared reference it gives addresses only.
+unsafe impl Sync for Mapping {}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
-        if !self.leaked {
+        if !*self.leaked.get_mut() {
             // SAFETY: the range is the one that was mapped, and whoever could still use it has said so by `leaked`.
             unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
         }

@@ -1,22 +1,27 @@
 //! Two connections of a reactor that are joined: what one receives, the other sends.
 //!
-//! What arrives passes the handler by and is copied once, from where the kernel put it to the other one's output. Each
-//! direction is bounded: a receive asks for no more than there is room for behind what waits, and there is none while the
-//! other peer does not read.
+//! What arrives passes the handler by. Much of it is sent from where the kernel put it, where the driver can share its buffers
+//! and has enough of them; the rest is copied once, to the other one's output. Each direction is bounded: a receive asks for no
+//! more than there is room for behind what waits, and there is none while the other peer does not read.
 
 use super::connection::{Connection, Link, Phase};
 use super::handler::{CloseReason, Handler};
 use super::io::Io;
 use super::reading::Reading;
+use crate::buf::Payload;
 use crate::driver::Lent;
 use crate::reactor::table::{ConnectionId, Id, Table};
 use crate::reactor::{Reactor, Shared};
+use bytes::Bytes;
 use std::cell::RefCell;
 use std::rc::Rc;
 
 /// A receive asks for this part of what a direction may hold: while that is on its way, as much is being sent and as much
 /// is there to be sent next.
-const PARTS: usize = 4;
+const PARTS: usize = 3;
+
+/// What is shorter is cheaper to copy than to send from where it was received. The simulated driver's buffers are short.
+const WORTH_SHARING: usize = if cfg!(test) { 16 } else { 16 << 10 };
 
 /// Where what a connection receives goes, instead of to its handler.
 #[derive(Debug)]
@@ -205,24 +210,33 @@ impl Reactor {
 
     /// Passes on what was received on a relayed connection, unless it is paused: then that waits.
     pub(super) fn feed_passage(&mut self, id: Id, lent: Lent) {
-        let bytes = self.driver.bytes(lent);
-        if let Some(Connection { link, .. }) = self.connections.get_mut(id) {
-            if link.paused || !link.inbox.is_empty() {
-                link.inbox.keep(bytes, &mut self.shared.spare);
-                link.unread = true;
-            } else {
-                pass_on(&mut self.connections, &mut self.shared, id, bytes);
-            }
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        if link.paused || !link.inbox.is_empty() {
+            link.inbox.keep(self.driver.bytes(lent), &mut self.shared.spare);
+            link.unread = true;
+        } else if let Some(bytes) = self.share(lent) {
+            pass_on(&mut self.connections, &mut self.shared, id, lent.len, |out| out.splice(bytes));
+            return self.settle_sink(id);
+        } else {
+            let bytes = self.driver.bytes(lent);
+            let append = |out: &mut Payload| out.text().extend_from_slice(bytes);
+            pass_on(&mut self.connections, &mut self.shared, id, lent.len, append);
         }
         self.driver.release(lent.buffer);
         self.settle_sink(id);
+    }
+
+    /// What is worth it is sent from where the kernel put it.
+    fn share(&mut self, lent: Lent) -> Option<Bytes> {
+        if lent.len >= WORTH_SHARING { self.driver.share(lent) } else { None }
     }
 
     /// Passes on what had to wait.
     pub(super) fn feed_passage_again(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         let mut inbox = std::mem::take(&mut link.inbox);
-        pass_on(&mut self.connections, &mut self.shared, id, inbox.bytes());
+        let append = |out: &mut Payload| out.text().extend_from_slice(inbox.bytes());
+        pass_on(&mut self.connections, &mut self.shared, id, inbox.len(), append);
         inbox.release(&mut self.shared.spare);
         self.settle_sink(id);
     }
@@ -254,19 +268,25 @@ impl Reactor {
     }
 }
 
-/// Puts `bytes`, which were received on `id`, behind the output of the connection that it leads to. They are no answers to that one's
+/// Puts `len` bytes, which were received on `id`, behind the output of the connection that it leads to. They are no answers to that one's
 /// input, so they do not keep it from reading.
-fn pass_on(connections: &mut Table<Connection>, shared: &mut Shared, id: Id, bytes: &[u8]) {
+fn pass_on(
+    connections: &mut Table<Connection>,
+    shared: &mut Shared,
+    id: Id,
+    len: usize,
+    append: impl FnOnce(&mut Payload),
+) {
     let passage = |connections: &Table<Connection>| {
         let passage = connections.get(id)?.link.passage.as_ref()?;
         Some((passage.to, passage.limit))
     };
     let Some((to, limit)) = passage(connections) else { return };
     let Some(Connection { link: sink, .. }) = connections.get_mut(to) else { return };
-    let accepted = if sink.accepts_output() { bytes.len() } else { 0 };
+    let accepted = if sink.accepts_output() { len } else { 0 };
     if accepted > 0 {
         let ahead = sink.pending_output();
-        sink.writable_text(&mut shared.spare).extend_from_slice(bytes);
+        append(sink.writable_out(&mut shared.spare));
         sink.marks.add(ahead, accepted);
     }
     let room = sink.passage_room(limit);
