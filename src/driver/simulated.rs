@@ -383,14 +383,6 @@ impl Simulated {
         BufferGroup::Large
     }
 
-    pub(crate) fn free_buffers(&self, _group: BufferGroup) -> usize {
-        self.free.len() + self.returned()
-    }
-
-    pub(crate) fn loaned_buffers(&self) -> usize {
-        self.pool.len() - self.free.len() - self.returned()
-    }
-
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.len()
     }

@@ -2,7 +2,7 @@
 
 use super::Simulated;
 use crate::buf::BufferId;
-use crate::driver::Lent;
+use crate::driver::{BufferGroup, Lent};
 use bytes::Bytes;
 use std::sync::{Arc, Mutex};
 
@@ -42,6 +42,14 @@ impl Simulated {
         Some(Bytes::from_owner(SharedBytes { buffer, memory, start, len, returned }))
     }
 
+    pub(crate) fn free_buffers(&self, _group: BufferGroup) -> usize {
+        self.free.len() + self.returned()
+    }
+
+    pub(crate) fn loaned_buffers(&self) -> usize {
+        self.pool.len() - self.free.len() - self.returned()
+    }
+
     pub(super) fn take_back(&mut self) {
         let returned = std::mem::take(&mut *self.returned.lock().unwrap());
         for (buffer, memory) in returned {
@@ -50,7 +58,7 @@ impl Simulated {
         }
     }
 
-    pub(super) fn returned(&self) -> usize {
+    fn returned(&self) -> usize {
         self.returned.lock().unwrap().len()
     }
 }
