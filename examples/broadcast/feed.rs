@@ -100,7 +100,8 @@ pub(crate) fn deliver(reactor: &mut Reactor, batch: &Arc<Batch>) {
     for subscriber in subscribers.iter() {
         let waits = reactor
             .with_handler(*subscriber, |subscription: &mut Subscription, io| subscription.offer(io, batch));
-        if waits == Some(true) {
+        // Being offered so much may have been its end.
+        if waits == Some(true) && reactor.with_connection(*subscriber, |_| ()).is_some() {
             FEED.with_borrow_mut(|feed| feed.behind.insert(*subscriber));
         }
     }

@@ -60,7 +60,8 @@ fn start(
     let stream = StreamOptions::new()
         .output_limits(
             options.limit.max(config::OUTPUT_SOFT_BYTES),
-            options.limit.max(config::OUTPUT_HARD_BYTES),
+            // Far beyond what the policy acts on.
+            options.limit.saturating_mul(4).max(config::OUTPUT_HARD_BYTES),
         )
         // Here nobody waits any more for who was behind.
         .low_water(options.limit / 2)

@@ -12,7 +12,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-use trochus::net::{Address, ListenOptions, Relay, RelayEnd, Signal, StreamOptions, ToAddresses};
+use trochus::net::{
+    Address, ListenOptions, Relay, RelayEnd, Signal, StreamOptions, ToAddresses, keep_signals,
+};
 use trochus::{Backend, Reactor, Runtime, config};
 use upstreams::Upstreams;
 
@@ -76,6 +78,8 @@ impl std::fmt::Display for Totals {
 }
 
 fn serve(options: &Options) -> Result<(), Failure> {
+    // Whoever reads that it listens may send one.
+    keep_signals()?;
     let mut builder = Runtime::builder().backend(options.backend);
     if let Some(reactors) = options.reactors {
         builder = builder.reactors(reactors);

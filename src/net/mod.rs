@@ -29,5 +29,5 @@ pub use pending::Pending;
 pub use relay::{Relay, RelayEnd};
 pub use runtime::{ReactorInfo, Runtime};
 pub use server::Server;
-pub use signal::{Signal, wait_for_interrupt, wait_for_signal};
+pub use signal::{Signal, keep_signals, wait_for_interrupt, wait_for_signal};
 pub use watch::ReactorFailure;

@@ -1,6 +1,6 @@
 //! The signals that ask a process to stop, or to read its settings once more.
 
-use super::watch::Watch;
+use super::watch::{FAILURE, Watch};
 use crate::error::{Error, Result};
 use parking_lot::Mutex;
 use signal_hook::SigId;
@@ -46,79 +46,110 @@ pub fn wait_for_signal() -> Result<Signal> {
     wait_for_signal_or(None)
 }
 
+/// From now on what [`wait_for_signal`] waits for is kept for it, and does nothing else to the process. Not needed, but for what comes
+/// before the first wait.
+pub fn keep_signals() -> Result<()> {
+    Flags::kept().map(drop).map_err(cannot_watch)
+}
+
 /// The same as [`wait_for_interrupt`]; also returns when one of the reactors has failed.
 pub(super) fn wait_for_interrupt_or(watch: Option<&Watch>) -> Result<()> {
     Error::if_on_reactor_thread("wait_for_interrupt", "wait on a thread of the program's own")?;
-    wait(watch, None).map(drop).map_err(cannot_watch)
+    wait(watch, false).map(drop).map_err(cannot_watch)
 }
 
 /// The same as [`wait_for_signal`]; that one of the reactors has failed is a [`Signal::Stop`].
 pub(super) fn wait_for_signal_or(watch: Option<&Watch>) -> Result<Signal> {
     Error::if_on_reactor_thread("wait_for_signal", "wait on a thread of the program's own")?;
-    Flags::get().and_then(|flags| wait(watch, Some(flags))).map_err(cannot_watch)
+    Flags::kept().and_then(|_| wait(watch, true)).map_err(cannot_watch)
 }
 
 fn cannot_watch(source: io::Error) -> Error {
     Error::System { action: "watch for the signals that ask to stop", source }
 }
 
-fn wait(watch: Option<&Watch>, flags: Option<&Flags>) -> io::Result<Signal> {
+fn wait(watch: Option<&Watch>, reloads: bool) -> io::Result<Signal> {
     let impatient = impatient()?;
     impatient.store(false, Ordering::SeqCst);
     let (mut bell, ring) = UnixStream::pair()?;
     // Neither a signal nor a reactor that fails may wait for anybody to listen.
     ring.set_nonblocking(true)?;
-    let mut watched = Watched(Vec::new());
-    let reload = flags.map(|_| SIGHUP);
-    for signal in [SIGINT, SIGTERM].into_iter().chain(reload) {
+    let ring = Arc::new(ring);
+    let (mut watched, flags) = (Watched(Vec::new()), Flags::default());
+    // Several threads may wait: each has flags of its own, and they are set before its bell rings.
+    flags.register(reloads, |signal, flag| {
+        watched.0.push(signal_hook::flag::register(signal, flag)?);
         watched.0.push(pipe::register(signal, ring.try_clone()?)?);
-    }
+        Ok(())
+    })?;
     if let Some(watch) = watch {
-        watch.ring_at_failure(ring);
+        watch.ring_at_failure(&ring);
     }
     // Behind the registration: what came before it rings no bell.
-    let mut signal = flags.and_then(Flags::take);
+    let mut signal = KEPT.get().and_then(|kept| kept.take(reloads));
     while signal.is_none() {
-        match bell.read_exact(&mut [0]) {
-            // Without a flag it is a reactor that has failed.
-            Ok(()) => signal = Some(flags.and_then(Flags::take).unwrap_or(Signal::Stop)),
+        let mut rung = [0];
+        match bell.read_exact(&mut rung) {
+            Ok(()) if rung == [FAILURE] => signal = Some(Signal::Stop),
+            Ok(()) => signal = flags.take(reloads),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
     let signal = signal.unwrap_or(Signal::Stop);
-    impatient.store(signal == Signal::Stop, Ordering::SeqCst);
+    // It has been told here.
+    KEPT.get().into_iter().for_each(|kept| kept.forget(signal));
+    if signal == Signal::Stop {
+        impatient.store(true, Ordering::SeqCst);
+    }
     Ok(signal)
 }
 
-/// What has come and was not told yet, once somebody wants to know it signal by signal.
+/// What has come and was not told yet.
+#[derive(Default)]
 struct Flags {
     stop: Arc<AtomicBool>,
     reload: Arc<AtomicBool>,
 }
 
+/// What comes while nobody waits, once somebody wants to know it signal by signal.
+static KEPT: OnceLock<Flags> = OnceLock::new();
+
 impl Flags {
-    fn get() -> io::Result<&'static Flags> {
-        static FLAGS: OnceLock<Flags> = OnceLock::new();
+    fn kept() -> io::Result<&'static Flags> {
         static MAKING: Mutex<()> = Mutex::new(());
         let _making = MAKING.lock();
-        if let Some(flags) = FLAGS.get() {
-            return Ok(flags);
+        if KEPT.get().is_none() {
+            let flags = Flags::default();
+            flags.register(true, |signal, flag| signal_hook::flag::register(signal, flag).map(drop))?;
+            return Ok(KEPT.get_or_init(|| flags));
         }
-        let flags = Flags { stop: Arc::default(), reload: Arc::default() };
-        for (signal, flag) in [(SIGINT, &flags.stop), (SIGTERM, &flags.stop), (SIGHUP, &flags.reload)] {
-            signal_hook::flag::register(signal, flag.clone())?;
-        }
-        Ok(FLAGS.get_or_init(|| flags))
+        Ok(KEPT.get_or_init(Flags::default))
+    }
+
+    /// Has each signal set its flag.
+    fn register(
+        &self,
+        reloads: bool,
+        mut register: impl FnMut(i32, Arc<AtomicBool>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        register(SIGINT, self.stop.clone())?;
+        register(SIGTERM, self.stop.clone())?;
+        if reloads { register(SIGHUP, self.reload.clone()) } else { Ok(()) }
+    }
+
+    fn forget(&self, signal: Signal) {
+        let flag = if signal == Signal::Stop { &self.stop } else { &self.reload };
+        flag.store(false, Ordering::SeqCst);
     }
 
     /// To stop comes first, whichever came first.
-    fn take(&self) -> Option<Signal> {
+    fn take(&self, reloads: bool) -> Option<Signal> {
         let taken = |flag: &AtomicBool| flag.swap(false, Ordering::SeqCst);
         if taken(&self.stop) {
             return Some(Signal::Stop);
         }
-        taken(&self.reload).then_some(Signal::Reload)
+        (reloads && taken(&self.reload)).then_some(Signal::Reload)
     }
 }
 

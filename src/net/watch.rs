@@ -6,8 +6,11 @@ use std::fmt;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+/// What a bell rings with when a reactor has failed; a signal rings with another one.
+pub(super) const FAILURE: u8 = 1;
 
 /// A reactor that ended without being asked to: its backend failed, or something panicked that nothing caught.
 ///
@@ -66,7 +69,7 @@ struct State {
     failures: Vec<ReactorFailure>,
     ended: usize,
     /// Told by a byte of each failure.
-    bells: Vec<UnixStream>,
+    bells: Vec<Weak<UnixStream>>,
     /// Done when a reactor has failed, or all have ended.
     farewells: Vec<Farewell>,
     /// Done when all have ended.
@@ -131,12 +134,14 @@ impl Watch {
     }
 
     /// Writes a byte for each failure from now on, and one at once if there was one.
-    pub(super) fn ring_at_failure(&self, bell: UnixStream) {
+    pub(super) fn ring_at_failure(&self, bell: &Arc<UnixStream>) {
         let mut state = self.state.lock();
         if !state.failures.is_empty() {
-            let _ = (&bell).write(&[1]);
+            let _ = (&**bell).write(&[FAILURE]);
         }
-        state.bells.push(bell);
+        // Those who have heard enough have dropped theirs.
+        state.bells.retain(|bell| bell.strong_count() > 0);
+        state.bells.push(Arc::downgrade(bell));
     }
 
     /// By a reactor's thread: it has failed, and does nothing more.
@@ -147,8 +152,10 @@ impl Watch {
         let farewells = {
             let mut state = self.state.lock();
             state.failures.push(failure.clone());
-            // Whoever does not listen any more has hung up.
-            state.bells.retain(|bell| (&*bell).write(&[1]).is_ok());
+            for bell in state.bells.iter().filter_map(Weak::upgrade) {
+                // Who has hung up does not listen any more.
+                let _ = (&*bell).write(&[FAILURE]);
+            }
             std::mem::take(&mut state.farewells)
         };
         self.changed.notify_all();

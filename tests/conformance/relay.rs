@@ -491,14 +491,20 @@ fn a_peer_that_takes_nothing_ends_both(ground: &Ground) {
 
 /// By a handle, which knows nothing of the relay: the other peer is not told that this was all.
 fn an_end_by_somebody_else_is_no_end_of_the_stream(ground: &Ground) {
-    for act in [Handle::close, Handle::abort] {
+    for act in [Handle::close, Handle::abort, Handle::shutdown_write] {
         let (stage, server, [(first, first_handle), (second, second_handle)], _log) = two(ground);
         let end = join(&stage, first_handle.id(), second_handle.id()).unwrap();
         first.send(b"a part");
         assert_eq!(second.receive(6), b"a part");
         act(&first_handle).unwrap();
+        stage.runtime.run_on(0, |_| ()).wait().unwrap();
         let _ = hear(&first);
-        drop(first);
+        if first_handle.is_closed() {
+            drop(first);
+        } else {
+            // What goes on behind the end of an output is not thrown away as if somebody had it.
+            second.send(b"more");
+        }
         hears_a_part(ground, &second);
         assert!(!end.recv_timeout(DEADLINE).unwrap().is_clean());
         stage.finish([server]);

@@ -29,7 +29,11 @@ pub(crate) fn suites() -> Vec<Suite> {
                 a_server_that_stops_does_not_wait_for_one_either,
             ]
         ),
-        suite!("stopping", Ground::is_tcp, [what_comes_behind_the_close_is_not_swallowed]),
+        suite!(
+            "stopping",
+            Ground::is_tcp,
+            [what_comes_behind_the_close_is_not_swallowed, what_is_not_confirmed_holds_up_nobody]
+        ),
     ]
 }
 
@@ -179,6 +183,25 @@ fn what_comes_behind_the_close_is_not_swallowed(ground: &Ground) {
     assert!(matches!(closed(&told), CloseReason::Shutdown));
     stage.shutdown(DEADLINE);
     drop(server);
+}
+
+/// The kernel has all of it, and the peer takes nothing for longer than it takes to be silent: the reactor goes on, and so does the
+/// end of it.
+fn what_is_not_confirmed_holds_up_nobody(ground: &Ground) {
+    let stage = ground.single();
+    let (handler, told) = plain(|io| io.write(&pattern(1 << 20)), false);
+    let server = stage.listen_stream(StreamOptions::new().send_buffer(4 << 20), move |_| handler());
+    let peer = Peer::unconnected(server.local_addr());
+    peer.0.set_recv_buffer_size(64 << 10).unwrap();
+    peer.0.connect(&to_sock_addr(server.local_addr())).unwrap();
+    peer.send(b"unconsumed");
+    hears(&told, |told| matches!(told, Told::Bytes).then_some(()));
+    stage.runtime.run_on(0, |reactor| reactor.begin_drain(4 * QUIET_TIMEOUT)).wait().unwrap();
+    thread::sleep(2 * QUIET_TIMEOUT);
+    stage.runtime.run_on(0, |reactor| reactor.connections()).wait().unwrap();
+    assert_eq!(stage.shutdown(DEADLINE).connections_cut_off, 1);
+    assert!(matches!(closed(&told), CloseReason::Shutdown));
+    drop((peer, server));
 }
 
 fn a_close_that_is_not_finished_delivers_what_was_written(ground: &Ground) {

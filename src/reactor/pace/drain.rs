@@ -59,9 +59,9 @@ impl Reactor {
 
     /// Whether a drain has begun and everything has ended.
     pub fn is_drained(&self) -> bool {
-        let nothing_is_left =
-            self.listeners.is_empty() && self.connections.is_empty() && self.commands.is_empty();
-        self.drain_deadline.is_some() && nothing_is_left
+        let nothing_is_to_be_done = self.commands.is_empty() && self.shared.deferred.is_empty();
+        let nobody_is_left = self.listeners.is_empty() && self.connections.is_empty();
+        self.drain_deadline.is_some() && nobody_is_left && nothing_is_to_be_done
     }
 
     /// Drains and waits for the end of it: at most `grace` for the connections to finish, and then

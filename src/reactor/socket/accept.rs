@@ -233,10 +233,11 @@ impl Reactor {
         if let Some(race) = self.connections.get_mut(id).and_then(|connection| connection.link.race.take()) {
             self.tell_winner(id, &race);
         }
-        if (self.drain_deadline.is_some() || stops) && self.is_open(id) {
-            self.call(id, |handler, io| handler.on_shutdown(io));
+        if self.drain_deadline.is_some() || stops {
+            self.stop_connection(id);
+        } else {
+            self.settle(id);
         }
-        self.settle(id);
         if is_cut {
             self.cut_off(id);
         }

@@ -72,7 +72,7 @@ impl Reactor {
             return;
         }
         // One that only waits for its peer to end as well has sent all it had to.
-        if link.opened && link.phase < Phase::Lingering {
+        if link.opened && (link.phase < Phase::Lingering || link.is_unfinished()) {
             self.shared.counters.connections_cut_off.add(1);
             link.seat.iter().for_each(|seat| seat.count_cut_off());
         }

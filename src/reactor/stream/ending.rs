@@ -92,6 +92,11 @@ impl Link {
         self.begin_close(spare);
     }
 
+    /// What was written may not have arrived yet, and has to before it is reset.
+    pub(in crate::reactor) fn is_unfinished(&self) -> bool {
+        self.cut.is_some()
+    }
+
     /// Something arrived that nobody wants any more.
     pub(super) fn input_lost(&mut self) {
         if self.minds_input && self.phase < Phase::Dead {
@@ -172,7 +177,9 @@ impl Link {
         match self.phase {
             Phase::Connecting => self.phase_deadline,
             Phase::Lingering => {
-                let quiet = self.hurried.then(|| deadline(self.last_sign(), QUIET_TIMEOUT));
+                // Who is to be reset has its own looks.
+                let waits = self.hurried && self.look.is_none();
+                let quiet = waits.then(|| deadline(self.last_sign(), QUIET_TIMEOUT));
                 let look = self.look.as_ref().map(|look| look.next);
                 [self.phase_deadline, quiet, look].into_iter().flatten().min()
             }

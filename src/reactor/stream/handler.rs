@@ -117,7 +117,7 @@ pub enum CloseReason {
         /// The limit ([`StreamOptions::write_stall_timeout`](crate::reactor::StreamOptions::write_stall_timeout)).
         timeout: Duration,
     },
-    /// This side aborted it: what was not sent yet is lost.
+    /// This side aborted it, or closed it as not finished: what was not sent, or not confirmed, by then is lost.
     Aborted,
     /// The socket failed, for example because the peer reset the connection. When it was sending that failed, what had arrived
     /// before was still delivered.

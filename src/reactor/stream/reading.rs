@@ -47,7 +47,7 @@ impl Link {
     /// or a reset shows; then the peer has to wait.
     pub(in crate::reactor) fn input_room(&self) -> usize {
         match (self.phase, &self.passage) {
-            (Phase::Open, Some(passage)) if !self.paused => passage.most(),
+            (Phase::Open, Some(passage)) if !self.paused && !self.throttled => passage.most(),
             _ if self.wants_input() => usize::MAX,
             (Phase::Open, None) => self.options.limits.read_ahead.saturating_sub(self.inbox.len()),
             _ => 0,
@@ -65,7 +65,7 @@ impl Reactor {
         }
         match link.reading {
             Reading::Armed if unlimited => {}
-            Reading::Idle if link.careful == 0 && wants_input => self.receive(id),
+            Reading::Idle if link.careful == 0 && unlimited => self.receive(id),
             Reading::Idle if link.input_room() > 0 => {
                 // Who receives one time has to stand in line again.
                 let starved = &mut self.starved[self.driver.group(id.token(Kind::Receive)) as usize];

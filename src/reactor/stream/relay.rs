@@ -5,6 +5,7 @@
 //! more than there is room for behind what waits, and there is none while the other peer does not read.
 
 use super::connection::{Connection, Link, Phase};
+use super::ending::Cut;
 use super::handler::{CloseReason, Handler};
 use super::io::Io;
 use super::reading::Reading;
@@ -172,7 +173,8 @@ impl Reactor {
     ///
     /// When both have ended, `on_end` is told how. When one ends before both peers have ended their streams, or does not end in
     /// good order, the other one is closed as [not finished](Io::close_unfinished), so that nobody takes a part for the
-    /// whole. A [drain](Self::begin_drain) leaves them their time, and resets both at its deadline.
+    /// whole. A [drain](Self::begin_drain) leaves them their time, and resets both at its deadline; a server
+    /// that stops does so with its own, and the other one is closed as not finished then.
     ///
     /// `false` if one of the two is not open here any more, has ended its output, or is relayed already: then nothing happens. A
     /// handler gets here by [`Io::defer`]; [`Relay`](crate::net::Relay) is one that does all of this.
@@ -289,9 +291,15 @@ fn pass_on(
         append(sink.writable_out(&mut shared.spare));
         sink.marks.add(ahead, accepted);
     }
+    // Unless it hears of that anyway: somebody else has ended that output, and these bytes are lost.
+    let is_lost = accepted < len && sink.phase == Phase::Open && !sink.has_failed_output();
     let room = sink.passage_room(limit);
-    if let Some(passage) = connections.get_mut(id).and_then(|source| source.link.passage.as_mut()) {
+    let Some(Connection { link: source, .. }) = connections.get_mut(id) else { return };
+    if let Some(passage) = source.passage.as_mut() {
         passage.room = room;
         passage.passed += accepted as u64;
+    }
+    if is_lost {
+        source.begin_cut(Cut::Handler, &mut shared.spare);
     }
 }

@@ -106,7 +106,9 @@ impl Reactor {
             Phase::Open if link.phase_timer.is_some() && !link.has_failed_output() => {}
             Phase::Dead => self.timers.change(&mut link.phase_timer, Due::Phase(id), None),
             _ => {
-                let due = link.phase_due();
+                // Never at once: whoever is due fires until nobody is.
+                let next = self.shared.now + Duration::from_nanos(1);
+                let due = link.phase_due().map(|due| due.max(next));
                 self.timers.change_lazily(&mut link.phase_timer, Due::Phase(id), due);
             }
         }
@@ -215,11 +217,14 @@ impl Reactor {
         link.phase_timer = None;
         if link.phase_due().is_some_and(|due| due <= self.shared.now) {
             let concerns = |token: Token| token.kind() != Kind::Accept && Id::from(token) == id;
-            if self.completions.iter().any(|waiting| concerns(waiting.token)) {
-                // What it waits for may have come, and wait for want of time.
+            let may_have_come = self.completions.iter().any(|waiting| concerns(waiting.token));
+            if may_have_come && !std::mem::replace(&mut link.put_off, true) {
+                // What it waits for may wait itself, for want of time. By the next turn that is handled, and if there is more
+                // then, it came later.
                 let again = deadline(self.shared.now, Duration::ZERO);
                 return self.timers.change(&mut link.phase_timer, Due::Phase(id), Some(again));
             }
+            link.put_off = false;
             link.overdue(self.shared.now);
         }
         self.settle(id);
