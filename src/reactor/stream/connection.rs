@@ -111,8 +111,6 @@ pub(in crate::reactor) struct Link {
     pub(super) minds_input: bool,
     /// A peer that says nothing more is not waited for until the close's time is over.
     pub(in crate::reactor) hurried: bool,
-    /// Its phase was over, but what ends it may have come.
-    pub(super) put_off: bool,
     /// Where what arrives goes, if not to the handler.
     pub(super) passage: Option<Box<Passage>>,
     pub(in crate::reactor) reason: Option<CloseReason>,
@@ -184,7 +182,6 @@ impl Link {
             look: None,
             minds_input: false,
             hurried: false,
-            put_off: false,
             passage: None,
             reason: None,
             remote: None,

@@ -12,6 +12,9 @@ use crate::reactor::table::Id;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+/// How long a time limit is put off because what was received is not handled yet: not for as long as a peer sends.
+const LONGEST_DELAY: Duration = Duration::from_secs(1);
+
 impl Reactor {
     /// To be called after anything that may have changed a connection: it is the one place that starts and ends
     /// operations, and that moves a closing connection on.
@@ -215,16 +218,14 @@ impl Reactor {
     pub(in crate::reactor) fn phase_timer(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         link.phase_timer = None;
-        if link.phase_due().is_some_and(|due| due <= self.shared.now) {
+        if let Some(due) = link.phase_due().filter(|due| *due <= self.shared.now) {
             let concerns = |token: Token| token.kind() != Kind::Accept && Id::from(token) == id;
             let may_have_come = self.completions.iter().any(|waiting| concerns(waiting.token));
-            if may_have_come && !std::mem::replace(&mut link.put_off, true) {
-                // What it waits for may wait itself, for want of time. By the next turn that is handled, and if there is more
-                // then, it came later.
+            if may_have_come && self.shared.now < deadline(due, LONGEST_DELAY) {
+                // What it waits for may wait itself, for want of time.
                 let again = deadline(self.shared.now, Duration::ZERO);
                 return self.timers.change(&mut link.phase_timer, Due::Phase(id), Some(again));
             }
-            link.put_off = false;
             link.overdue(self.shared.now);
         }
         self.settle(id);
