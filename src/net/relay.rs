@@ -10,10 +10,10 @@ use std::fmt;
 /// ended their streams. For servers that stand in front of others:
 ///
 /// ```no_run
-/// # use trochus::{Runtime, net::{Address, Relay}};
+/// # use trochus::{Runtime, net::{Relay, ToAddresses}};
 /// # fn main() -> trochus::Result<()> {
 /// let runtime = Runtime::new()?;
-/// let upstreams: Vec<Address> = vec![([10, 0, 0, 1], 80).into(), ([10, 0, 0, 2], 80).into()];
+/// let upstreams = ["10.0.0.1:80".to_addresses()?, "10.0.0.2:80".to_addresses()?].concat();
 /// let proxy = runtime.listen("[::]:8080", move |_peer| {
 ///     Relay::to(upstreams.clone()).on_end(|end| println!("{end}"))
 /// })?;
