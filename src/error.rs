@@ -111,6 +111,12 @@ impl Error {
     }
 }
 
+/// An error once more, for it has no `Clone`: one of the system is the same, of any other one kind and text are.
+pub(crate) fn copy(error: &io::Error) -> io::Error {
+    let other = || io::Error::new(error.kind(), error.to_string());
+    error.raw_os_error().map_or_else(other, io::Error::from_raw_os_error)
+}
+
 fn advice_about_descriptors(source: &io::Error) -> &'static str {
     match source.raw_os_error() {
         Some(libc::EMFILE) => "this process is out of descriptors: raise `ulimit -n`",

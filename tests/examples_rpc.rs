@@ -4,37 +4,22 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
+
 use std::time::Duration;
 
 #[path = "support/example.rs"]
 mod example;
+#[path = "support/process.rs"]
+mod process;
 
 use example::example;
+use process::{output_within, rows};
 
 /// How long anything may take that ought to be over in seconds.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn loopback(arguments: &[&str]) -> Output {
-    let process = example("loopback").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let process = process.unwrap();
-    let (_alive, gone) = mpsc::channel::<()>();
-    let id = process.id().to_string();
-    thread::spawn(move || {
-        if gone.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("process {id} is ended after {PATIENCE:?}");
-            Command::new("kill").args(["-KILL", &id]).status().unwrap();
-        }
-    });
-    process.wait_with_output().unwrap()
-}
-
-fn rows(output: &Output) -> Vec<Value> {
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
+    output_within(PATIENCE, example("loopback").args(arguments))
 }
 
 fn is_figure(row: &Value, name: &str) -> bool {

@@ -119,12 +119,12 @@ impl Flags {
     fn kept() -> io::Result<&'static Flags> {
         static MAKING: Mutex<()> = Mutex::new(());
         let _making = MAKING.lock();
-        if KEPT.get().is_none() {
-            let flags = Flags::default();
-            flags.register(true, |signal, flag| signal_hook::flag::register(signal, flag).map(drop))?;
-            return Ok(KEPT.get_or_init(|| flags));
+        if let Some(kept) = KEPT.get() {
+            return Ok(kept);
         }
-        Ok(KEPT.get_or_init(Flags::default))
+        let flags = Flags::default();
+        flags.register(true, |signal, flag| signal_hook::flag::register(signal, flag).map(drop))?;
+        Ok(KEPT.get_or_init(|| flags))
     }
 
     /// Has each signal set its flag.

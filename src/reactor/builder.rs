@@ -9,9 +9,9 @@ use super::table::Table;
 use super::threads::mailbox::Mailbox;
 use super::{Reactor, Shared};
 use crate::buf::Spare;
-use crate::config::{BusyPoll, PoolConfig, RingEntries, SPARE_BYTES, UringFeature};
 use crate::config::{
-    EMBEDDED_POOL_BUFFER_BYTES, EMBEDDED_POOL_BUFFERS, EMBEDDED_TURN_BYTES, EMBEDDED_TURN_TIME,
+    BusyPoll, EMBEDDED_POOL_BUFFER_BYTES, EMBEDDED_POOL_BUFFERS, EMBEDDED_TURN_BYTES, EMBEDDED_TURN_TIME,
+    PoolConfig, RingEntries, SPARE_BYTES, UringFeature,
 };
 use crate::driver::{self, Backend, BufferGroup, Choice, Chosen, Driver};
 use crate::error::{Error, Result};

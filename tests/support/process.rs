@@ -18,11 +18,15 @@ pub(crate) struct Watchdog {
 
 impl Watchdog {
     pub(crate) fn over(process: &Child) -> Self {
+        Watchdog::within(PATIENCE, process)
+    }
+
+    fn within(patience: Duration, process: &Child) -> Self {
         let (alive, gone) = mpsc::channel::<()>();
         let id = process.id().to_string();
         thread::spawn(move || {
-            if gone.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-                eprintln!("process {id} is ended after {PATIENCE:?}");
+            if gone.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("process {id} is ended after {patience:?}");
                 Command::new("kill").args(["-KILL", &id]).status().unwrap();
             }
         });
@@ -80,8 +84,12 @@ impl Drop for Server {
 }
 
 pub(crate) fn output(command: &mut Command) -> Output {
+    output_within(PATIENCE, command)
+}
+
+pub(crate) fn output_within(patience: Duration, command: &mut Command) -> Output {
     let process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let _watchdog = Watchdog::over(&process);
+    let _watchdog = Watchdog::within(patience, &process);
     process.wait_with_output().unwrap()
 }
 

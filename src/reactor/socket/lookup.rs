@@ -1,7 +1,7 @@
 //! Addresses that are looked up when they are needed, and anew each time.
 
 use super::address::{Address, ToAddresses};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, copy};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -80,8 +80,7 @@ impl Lookup {
 fn again(error: &Error) -> Error {
     match error {
         Error::Address { address, source } => {
-            let source = io::Error::new(source.kind(), source.to_string());
-            Error::Address { address: address.clone(), source }
+            Error::Address { address: address.clone(), source: copy(source) }
         }
         error => Error::InvalidSetting(error.to_string()),
     }

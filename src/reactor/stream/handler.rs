@@ -1,6 +1,7 @@
 //! What an application does with a connection.
 
 use super::io::Io;
+use crate::error::copy;
 use crate::reactor::Reactor;
 use std::any::Any;
 use std::fmt;
@@ -169,12 +170,6 @@ impl Clone for CloseReason {
             Shutdown => Shutdown,
         }
     }
-}
-
-fn copy(error: &io::Error) -> io::Error {
-    error
-        .raw_os_error()
-        .map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
 }
 
 impl CloseReason {

@@ -59,7 +59,7 @@ impl Reactor {
     pub(super) fn settle_reading(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         let (wants_input, is_open) = (link.wants_input(), link.phase == Phase::Open);
-        let unlimited = wants_input && (link.passage.is_none() || !is_open);
+        let unlimited = link.input_room() == usize::MAX;
         if !wants_input {
             link.careful = link.options.limits.careful;
         }

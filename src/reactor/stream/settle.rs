@@ -89,7 +89,6 @@ impl Reactor {
                 link.fail(if link.ended_by_peer { CloseReason::ByPeer } else { CloseReason::Closed });
             }
             Phase::Flushing if output_ended || link.cut.is_some() && link.pending_output() == 0 => {
-                link.hurried |= self.drain_deadline.is_some();
                 link.linger(self.shared.now);
             }
             Phase::Lingering => link.linger(self.shared.now),
@@ -110,7 +109,7 @@ impl Reactor {
             Phase::Dead => self.timers.change(&mut link.phase_timer, Due::Phase(id), None),
             _ => {
                 // Never at once: whoever is due fires until nobody is.
-                let next = self.shared.now + Duration::from_nanos(1);
+                let next = deadline(self.shared.now, Duration::ZERO);
                 let due = link.phase_due().map(|due| due.max(next));
                 self.timers.change_lazily(&mut link.phase_timer, Due::Phase(id), due);
             }
@@ -141,8 +140,11 @@ impl Reactor {
                 // Fails only where there is nobody left to be told.
                 let _ = link.socket.set_linger(Some(Duration::ZERO));
             }
-            let (opened, peer) = (link.opened, link.peer.clone());
-            self.count_end(&reason, opened, &peer);
+            if is_limit(&reason) {
+                crate::log::over_limit(&link.peer, &reason);
+            }
+            let opened = link.opened;
+            self.count_end(&reason, opened);
             self.tell_ended(id, reason);
         }
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
@@ -163,7 +165,7 @@ impl Reactor {
         }
     }
 
-    fn count_end(&mut self, reason: &CloseReason, opened: bool, peer: &Address) {
+    fn count_end(&mut self, reason: &CloseReason, opened: bool) {
         let counters = &self.shared.counters;
         if !opened {
             counters.connects_failed.add(1);
@@ -173,13 +175,7 @@ impl Reactor {
         match reason {
             CloseReason::Failed(_) => counters.connections_reset.add(1),
             CloseReason::CloseTimeout { .. } => counters.connections_over_limit.add(1),
-            CloseReason::OutputLimit { .. }
-            | CloseReason::InputLimit { .. }
-            | CloseReason::FlushTimeout { .. }
-            | CloseReason::WriteStalled { .. } => {
-                counters.connections_over_limit.add(1);
-                crate::log::over_limit(peer, reason);
-            }
+            reason if is_limit(reason) => counters.connections_over_limit.add(1),
             _ => {}
         }
     }
@@ -259,6 +255,12 @@ impl Reactor {
             self.send(id, payload);
         }
     }
+}
+
+/// Whether a limit took something away: that is worth a line. A peer that did not end its side in time has everything.
+fn is_limit(reason: &CloseReason) -> bool {
+    use CloseReason::{FlushTimeout, InputLimit, OutputLimit, WriteStalled};
+    matches!(reason, OutputLimit { .. } | InputLimit { .. } | FlushTimeout { .. } | WriteStalled { .. })
 }
 
 /// In the place of a handler that has had its last call.
