@@ -18,12 +18,16 @@ const UNLOGGABLE: &str = "TROCHUS_CONFORMANCE_UNLOGGABLE";
 /// Set in a child process in which a limit closes connections.
 const LIMITED: &str = "TROCHUS_CONFORMANCE_LIMITED";
 
+/// Set in a child process that sends signals to itself.
+const SIGNALLED: &str = "TROCHUS_CONFORMANCE_SIGNALLED";
+
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("the_environment_decides_what_auto_is", the_environment_decides_what_auto_is),
     ("a_name_in_the_program_outranks_the_environment", a_name_in_the_program_outranks_the_environment),
     ("who_is_embedded_has_the_fallback_unless_a_backend_is_named", embedded_prefers_the_fallback),
     ("a_name_that_is_none_is_an_error", a_name_that_is_none_is_an_error),
     ("a_limit_that_closes_connections_is_logged_once_with_a_peer", a_limit_is_logged),
+    ("a_signal_between_two_waits_is_told_by_the_next_one", a_signal_between_two_waits),
     ("who_asks_what_there_is_is_not_interrupted", who_asks_what_there_is_is_not_interrupted),
     #[cfg(target_os = "linux")]
     ("a_panic_ends_one_connection_though_nothing_can_be_logged", a_panic_that_cannot_be_logged),
@@ -47,6 +51,10 @@ pub(crate) fn run_as_child() -> Option<ExitCode> {
     #[cfg(target_os = "linux")]
     if std::env::var_os(UNLOGGABLE).is_some() {
         panic_once(asked);
+    }
+    if std::env::var_os(SIGNALLED).is_some() {
+        wait_for_own_signals();
+        return Some(ExitCode::SUCCESS);
     }
     if std::env::var_os(LIMITED).is_some() {
         exceed_a_limit(asked);
@@ -269,4 +277,30 @@ fn a_limit_is_logged() {
         assert_eq!(lines.len(), 1, "{log}");
         assert!(lines[0].contains("127.0.0.1:") && lines[0].contains("the limit is 10"), "{log}");
     }
+}
+
+/// Each comes while nobody waits.
+fn wait_for_own_signals() {
+    use rustix::process::{Signal as Sent, getpid, kill_process};
+    use trochus::net::{Signal, keep_signals, wait_for_interrupt, wait_for_signal};
+    let send = |signal| kill_process(getpid(), signal).unwrap();
+    keep_signals().unwrap();
+    keep_signals().unwrap();
+    for _ in 0..2 {
+        send(Sent::HUP);
+        assert_eq!(wait_for_signal().unwrap(), Signal::Reload);
+    }
+    // To stop comes first, and the other one is not forgotten.
+    send(Sent::HUP);
+    send(Sent::TERM);
+    assert_eq!(wait_for_signal().unwrap(), Signal::Stop);
+    assert_eq!(wait_for_signal().unwrap(), Signal::Reload);
+    send(Sent::INT);
+    wait_for_interrupt().unwrap();
+    println!("all were told");
+}
+
+fn a_signal_between_two_waits() {
+    let (answer, _) = ask(Backend::Auto, &[(SIGNALLED, "1")]);
+    assert_says(&answer, "all were told");
 }

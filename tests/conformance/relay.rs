@@ -29,6 +29,7 @@ pub(crate) fn suites() -> Vec<Suite> {
                 both_may_stall_and_go_on,
                 who_is_relayed_and_stalls_leaves_buffers_for_others,
                 who_moved_much_before_is_bounded_as_well,
+                who_is_throttled_when_joined_is_bounded_as_well,
                 an_upstream_that_is_not_there_is_passed_over,
                 without_an_upstream_there_is_no_relay,
                 a_client_that_leaves_ends_the_attempts,
@@ -222,6 +223,32 @@ fn both_may_stall_and_go_on(ground: &Ground) {
     client.end_output();
     assert!(scene.end().relayed.is_clean());
     scene.finish();
+}
+
+/// Its own output keeps it from being read, also once it is relayed.
+fn who_is_throttled_when_joined_is_bounded_as_well(ground: &Ground) {
+    let stage = ground.single();
+    let (log, recorder) = log();
+    let server = stage.listen_stream(narrow().output_limits(1 << 10, 64 << 20), move |_| {
+        recorder.probe().bytes(|_, _| 0).notify(|io| io.write(&pattern(4 << 20)))
+    });
+    let (first, first_handle) = (Peer::connect(server.local_addr()), log.opened());
+    let (second, second_handle) = (Peer::connect(server.local_addr()), log.opened());
+    first_handle.notify().unwrap();
+    first.send(b"not consumed");
+    let gauges = || stage.runtime.gauges().unwrap()[0];
+    wait_until("it is throttled, and some is read ahead", || {
+        gauges().throttled == 1 && gauges().input_bytes > 0
+    });
+    let end = join(&stage, first_handle.id(), second_handle.id()).unwrap();
+    let message = pattern(16 << 20);
+    assert!(write_until_stalled(&first, &message) < message.len(), "nobody reads, and all of it found room");
+    let held = gauges().input_bytes;
+    assert!(held <= 256 << 10, "{held} bytes are held");
+    first.reset();
+    assert!(!end.recv_timeout(DEADLINE).unwrap().is_clean());
+    drop(second);
+    stage.finish([server]);
 }
 
 /// Of a pool with few buffers, which are sent from where they lie.

@@ -27,6 +27,7 @@ pub(crate) fn suites() -> Vec<Suite> {
                 a_close_that_is_not_finished_waits_for_no_peer_for_ever,
                 a_peer_that_says_nothing_more_is_not_waited_for,
                 a_server_that_stops_does_not_wait_for_one_either,
+                who_is_let_in_while_the_server_stops_is_not_waited_for_either,
             ]
         ),
         suite!(
@@ -312,5 +313,25 @@ fn a_server_that_stops_does_not_wait_for_one_either(ground: &Ground) {
     assert!(matches!(reason, CloseReason::CloseTimeout { timeout: told } if told == timeout), "{reason}");
     wait_until("nothing is left", || stage.metrics().connections() == 0);
     drop((peer, waiting));
+    stage.finish([server]);
+}
+
+/// Accepted by a reactor that hears of the stop last, where one accepts for all.
+fn who_is_let_in_while_the_server_stops_is_not_waited_for_either(ground: &Ground) {
+    let stage = ground.stage();
+    let (handler, told) = plain(|_| {}, true);
+    let server = stage.listen_stream(StreamOptions::new().close_timeout(10 * DEADLINE), move |_| handler());
+    let (go_on, held_up) = mpsc::channel::<()>();
+    stage.runtime.reactor(0).run(move |_| _ = held_up.recv_timeout(DEADLINE)).unwrap();
+    let peers: Vec<Peer> = (0..6).map(|_| Peer::connect(server.local_addr())).collect();
+    let stopping = server.stop_async(DEADLINE);
+    stage.runtime.run_on(1, |_| ()).wait().unwrap();
+    go_on.send(()).unwrap();
+    let drained = stopping.wait().unwrap();
+    assert_eq!((drained.closed, drained.cut_off), (6, 0));
+    for _ in &peers {
+        assert!(matches!(closed(&told), CloseReason::CloseTimeout { timeout: QUIET_TIMEOUT }));
+    }
+    drop(peers);
     stage.finish([server]);
 }

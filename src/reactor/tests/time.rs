@@ -307,3 +307,19 @@ fn a_turn_without_time_is_refused_and_one_with_all_time_is_not() {
     assert_eq!(stage.step().len(), 30);
     stage.end();
 }
+
+/// What handlers deferred is done although there was no time for all of it, and nothing else is left.
+#[test]
+fn a_drain_waits_for_what_was_deferred() {
+    let mut stage = stage(MS, MS);
+    let done = Rc::new(RefCell::new(0));
+    for _ in 0..3 {
+        let (done, world) = (done.clone(), stage.world.clone());
+        stage.reactor.shared.deferred.push(Box::new(move |_| {
+            *done.borrow_mut() += 1;
+            world.borrow_mut().taken += 20 * MS;
+        }));
+    }
+    stage.end();
+    assert_eq!(*done.borrow(), 3);
+}
