@@ -3,16 +3,15 @@
 use std::fmt;
 use std::time::Duration;
 
-/// Buffers of a reactor's receive pool. Only those in use are ever touched: the pool is a stack, and it hands the
-/// kernel no more than [`POOL_WINDOW`] of them until that was too few.
+/// Buffers of a reactor's receive pool. Only those in use are ever touched: the kernel has no more than [`POOL_WINDOW`] at first.
 pub const POOL_BUFFERS: u16 = 128;
 
 /// Bytes of a receive buffer. 256 KiB moves the most over loopback: fewer, larger copies, and a few buffers of this
 /// size still share the second and third level of the cache with the socket's own memory.
 pub const POOL_BUFFER_BYTES: usize = 256 << 10;
 
-/// Receive buffers that lie ready for the kernel at first. It takes them in turn, so this many times
-/// [`POOL_BUFFER_BYTES`] pass through the cache. The window doubles whenever the kernel found none.
+/// Receive buffers that lie ready for the kernel at first. It takes them in turn, so all of them pass through the cache. Twice as
+/// many whenever the kernel found none.
 pub const POOL_WINDOW: u16 = 4;
 
 /// Small receive buffers of a reactor on a backend where the kernel picks the buffer. A connection whose messages are
@@ -116,8 +115,10 @@ pub const QUIET_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long the peer of a closed connection may take none of the output that is left.
 pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long the peer of an open connection may take none of the output that waits for it. Two sides that both wait for
-/// the other to read would wait for ever otherwise.
+/// How long the peer of an open connection may take for the rest of a message that it has begun to send.
+pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long the peer of an open connection may take none of the output that waits for it.
 pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long a drain lets connections finish by themselves.

@@ -3,5 +3,8 @@
 #[doc = include_str!("../docs/tuning.md")]
 pub mod tuning {}
 
+#[doc = include_str!("../docs/limits.md")]
+pub mod limits {}
+
 #[doc = include_str!("../docs/coming_from.md")]
 pub mod coming_from {}

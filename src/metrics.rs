@@ -66,6 +66,17 @@ metrics! {
     connects_failed: "counter", " Connection attempts that came to nothing.";
     connections_reset: "counter", " Connections that ended with a socket's error.";
     connections_over_limit: "counter", " Connections that were closed because they exceeded a limit.";
+    opening_timeouts: "counter", " Connections that were closed because their peer said nothing at all for too long.";
+    message_timeouts: "counter", " Connections that were closed because their peer took too long for the rest of a message.";
+    idle_timeouts: "counter", " Connections that were closed because nothing moved for too long.";
+    write_stalls: "counter", " Connections that were closed because their peer took none of the output for too long.";
+    slow_readers: "counter", " Connections that were closed because their peer took too little of the output.";
+    flush_timeouts: "counter", " Connections whose peer took too long for the last of the output.";
+    close_timeouts: "counter", " Connections whose peer did not end its side in time.";
+    lifetimes_over: "counter", " Connections that were asked to end because of their age.";
+    lifetimes_exceeded: "counter", " Those of them that did not, and were cut off.";
+    output_limits: "counter", " Connections that were closed because too much output waited.";
+    input_limits: "counter", " Connections that were closed because their handler left too much unconsumed.";
     handler_panics: "counter", " Panics in handlers, each of which closed its connection, and in actions handed to a reactor.";
     internal_panics: "counter", " Panics below the handlers, each of which ended at most the connections that it concerned: bugs of this library.";
     accept_backoffs: "counter", " Times that a listener rested because the process had run out of descriptors.";

@@ -177,7 +177,7 @@ impl Round {
         seats: Arc<Seats>,
         accept: Arc<impl Fn(&Incoming<'_>) -> A + Send + Sync + 'static>,
     ) -> Result<()> {
-        let (mut turn, stream) = (0, options.stream.clone());
+        let (mut turn, stream) = (0, options.accepted());
         let share_out = move |socket, peer, seat| {
             let (accept, stream) = (accept.clone(), stream.clone());
             let mut adopt: SentAction = Box::new(move |reactor| {

@@ -16,6 +16,7 @@ mod backends;
 mod churn;
 mod connecting;
 mod damage;
+mod deadlines;
 mod embedded;
 mod endings;
 mod failing;
@@ -95,6 +96,7 @@ fn trials() -> Vec<Trial> {
         limits::suites(),
         panics::suites(),
         damage::suites(),
+        deadlines::suites(),
         pool::suites(),
         shutdown::suites(),
         connecting::suites(),

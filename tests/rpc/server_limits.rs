@@ -400,6 +400,22 @@ fn half_a_request_is_waited_for_a_while() {
     });
 }
 
+/// A server that waits for the rest of a request for ever is not overruled by the limit of its streams.
+#[test]
+fn how_long_half_a_request_is_waited_for_is_the_servers_to_say() {
+    on_each_backend(|runtime| {
+        let stream = StreamOptions::new().message_timeout(Duration::from_millis(50));
+        let options =
+            ServerOptions::new().half_request_timeout(None).listen(ListenOptions::new().stream(stream));
+        let server = options.bind(runtime, ANY, Int32, |n: i32, reply: Reply<i32>| reply.send(n)).unwrap();
+        let mut peer = dial(server.local_addr());
+        peer.write_all(&[0, 0]).unwrap();
+        thread::sleep(Duration::from_millis(200));
+        peer.write_all(&[0, 7]).unwrap();
+        assert_eq!(read_ints(&mut peer, 1), [7]);
+    });
+}
+
 #[test]
 fn who_is_idle_for_too_long_is_sent_away() {
     on_each_backend(|runtime| {

@@ -10,6 +10,7 @@ use crate::driver::{self, Kind, Op};
 use crate::error::{Error, Result};
 use crate::reactor::pace::timers::Due;
 use crate::reactor::stream::connection::{Connection, Link, Phase};
+use crate::reactor::stream::deadlines::Since;
 use crate::reactor::stream::handler::Handler;
 use crate::reactor::table::Id;
 use crate::reactor::{Reactor, Shared};
@@ -111,7 +112,7 @@ impl Reactor {
             socket,
             address: address.clone(),
             file,
-            stream: Rc::new(options.stream.clone()),
+            stream: Rc::new(options.accepted()),
             destination: Some(destination),
             _door: seats.open_door(),
             seats,
@@ -226,6 +227,7 @@ impl Reactor {
     pub(in crate::reactor) fn opened(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         link.opened = true;
+        (link.since, link.last_input) = (Since::new(self.shared.now), self.shared.now);
         let seat = link.seat.as_ref();
         let (stops, is_cut) = (seat.is_some_and(Seat::is_stopping), seat.is_some_and(Seat::is_cut));
         self.shared.counters.connections_opened.add(1);

@@ -4,6 +4,7 @@ use super::address::Address;
 use super::tuning::Tuning;
 use crate::config::{self, Limits};
 use crate::error::{Error, Result};
+use crate::reactor::stream::deadlines::Deadlines;
 use socket2::{SockRef, Socket, TcpKeepalive};
 use std::fmt;
 use std::io;
@@ -22,7 +23,7 @@ pub struct StreamOptions {
     pub(crate) connect_timeout: Duration,
     pub(crate) close_timeout: Duration,
     pub(crate) flush_timeout: Duration,
-    pub(crate) write_stall_timeout: Duration,
+    pub(in crate::reactor) deadlines: Deadlines,
     pub(crate) limits: Limits,
     pub(super) tuning: Tuning,
 }
@@ -38,7 +39,7 @@ impl Default for StreamOptions {
             connect_timeout: config::CONNECT_TIMEOUT,
             close_timeout: config::CLOSE_TIMEOUT,
             flush_timeout: config::FLUSH_TIMEOUT,
-            write_stall_timeout: config::WRITE_STALL_TIMEOUT,
+            deadlines: Deadlines::default(),
             limits: Limits::default(),
             tuning: Tuning::default(),
         }
@@ -100,14 +101,6 @@ impl StreamOptions {
     /// the last progress, however long all of it takes.
     pub fn flush_timeout(mut self, timeout: Duration) -> Self {
         self.flush_timeout = timeout;
-        self
-    }
-
-    /// How long the peer of an open connection may take none of the output that waits for it, before the connection is reset
-    /// ([`CloseReason::WriteStalled`](crate::net::CloseReason::WriteStalled)): [`config::WRITE_STALL_TIMEOUT`] unless set,
-    /// `Duration::MAX` for ever. It counts from the last progress.
-    pub fn write_stall_timeout(mut self, timeout: Duration) -> Self {
-        self.write_stall_timeout = timeout;
         self
     }
 
@@ -176,6 +169,7 @@ impl StreamOptions {
                 "input and outbox limits must be at least one byte".to_owned(),
             ));
         }
+        self.deadlines.check()?;
         self.check_tuning()
     }
 
@@ -222,6 +216,7 @@ pub struct ListenOptions {
     pub(crate) defer_accept: Option<Duration>,
     pub(crate) unix_mode: Option<u32>,
     pub(crate) on_error: Option<OnListenError>,
+    lifetime: Duration,
     pub(crate) stream: StreamOptions,
 }
 
@@ -253,6 +248,7 @@ impl Default for ListenOptions {
             defer_accept: None,
             unix_mode: None,
             on_error: None,
+            lifetime: Duration::MAX,
             stream: StreamOptions::default(),
         }
     }
@@ -312,6 +308,15 @@ impl ListenOptions {
         self
     }
 
+    /// How old a connection may become: any age unless set. Then its handler's
+    /// [`on_shutdown`](crate::reactor::Handler::on_shutdown) is called, as when the server stops, and it has
+    /// [`config::DRAIN_TIMEOUT`] to end in good order before it is reset ([`CloseReason::LifetimeOver`](crate::net::CloseReason::LifetimeOver)). So clients
+    /// that keep their connections find their way to other servers, and to a new version.
+    pub fn lifetime(mut self, lifetime: Duration) -> Self {
+        self.lifetime = lifetime;
+        self
+    }
+
     /// The options of each connection.
     pub fn stream(mut self, options: StreamOptions) -> Self {
         self.stream = options;
@@ -319,7 +324,12 @@ impl ListenOptions {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        self.stream.check()
+        self.accepted().check()
+    }
+
+    /// The options of an accepted connection.
+    pub(crate) fn accepted(&self) -> StreamOptions {
+        self.stream.clone().lifetime(self.lifetime)
     }
 
     /// Sets what a listening TCP socket has of its own.

@@ -1,5 +1,6 @@
 //! The state of one connection: what is going on, and what should be.
 
+use super::deadlines::Since;
 use super::ending::{Cut, Look};
 use super::handler::{CloseReason, Handler};
 use super::reading::Reading;
@@ -93,10 +94,11 @@ pub(in crate::reactor) struct Link {
     pub(in crate::reactor) undrained: bool,
     /// More output than the low-water mark was waiting since the handler was last told that there is room.
     pub(in crate::reactor) above_low_water: bool,
-    /// When bytes arrived last.
+    /// When bytes arrived last, or the peer was let speak again.
     pub(in crate::reactor) last_input: Instant,
     /// When the kernel took output last, or when it was first asked to take what is waiting.
     pub(in crate::reactor) last_progress: Instant,
+    pub(in crate::reactor) since: Since,
     /// Sending has failed: this is told once the input that is there was delivered.
     pub(super) send_error: Option<io::Error>,
     /// The peer ended its stream before this side did.
@@ -175,6 +177,7 @@ impl Link {
             above_low_water: false,
             last_input: now,
             last_progress: now,
+            since: Since::new(now),
             send_error: None,
             ended_by_peer: false,
             resets: false,

@@ -129,6 +129,7 @@ impl Reactor {
         let Some(Connection { handler, link }) = self.connections.get_mut(id) else { return };
         self.budget.charge(&mut link.fed, lent.len);
         link.last_input = self.shared.now;
+        link.since.heard = true;
         if link.phase == Phase::Open && link.passage.is_some() {
             return self.feed_passage(id, lent);
         }
@@ -136,10 +137,11 @@ impl Reactor {
         match link.phase {
             Phase::Open if link.wants_input() => {
                 let mut inbox = std::mem::take(&mut link.inbox);
+                let offered = inbox.len() + bytes.len();
                 inbox.offer(bytes, &mut self.shared, |shared, bytes| {
                     show(&mut **handler, link, shared, bytes)
                 });
-                put_back(link, inbox, &mut self.shared);
+                put_back(link, inbox, offered, &mut self.shared);
             }
             Phase::Open => {
                 link.inbox.keep(bytes, &mut self.shared.spare);
@@ -158,8 +160,9 @@ impl Reactor {
             return self.feed_passage_again(id);
         }
         let mut inbox = std::mem::take(&mut link.inbox);
+        let offered = inbox.len();
         inbox.offer_again(&mut self.shared, |shared, bytes| show(&mut **handler, link, shared, bytes));
-        put_back(link, inbox, &mut self.shared);
+        put_back(link, inbox, offered, &mut self.shared);
     }
 
     /// What became of a send whose payload the kernel still reads: what follows from it waits for that.
@@ -187,6 +190,7 @@ impl Reactor {
                 link.marks.advance(sent);
                 link.last_progress = self.shared.now;
                 payload.advance(sent);
+                link.since.taken(sent, !payload.is_empty() || !link.out.is_empty());
                 if payload.is_empty() || link.phase == Phase::Dead {
                     self.shared.spare.give_payload(payload);
                 } else {
@@ -353,12 +357,15 @@ fn show(handler: &mut dyn Handler, link: &mut Link, shared: &mut Shared, bytes: 
     Offered { consumed, wanted: link.wanted, stop: link.phase != Phase::Open || link.paused }
 }
 
-fn put_back(link: &mut Link, mut inbox: Inbox, shared: &mut Shared) {
+fn put_back(link: &mut Link, mut inbox: Inbox, offered: usize, shared: &mut Shared) {
     if link.phase > Phase::Open {
         inbox.release(&mut shared.spare);
     }
     let (pending, limit) = (inbox.len(), link.options.limits.input);
     link.inbox = inbox;
+    if pending < offered {
+        link.since.consumed();
+    }
     link.unread = link.paused && pending > 0;
     if pending > limit && !link.is_held_back() {
         link.fail(CloseReason::InputLimit { pending, limit });

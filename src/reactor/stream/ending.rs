@@ -1,6 +1,7 @@
 //! How a connection ends.
 
 use super::connection::{Link, Phase};
+use super::deadlines::Overdue;
 use super::handler::CloseReason;
 use crate::buf::{Marks, Payload, Spare};
 use crate::config::QUIET_TIMEOUT;
@@ -112,7 +113,9 @@ impl Link {
         }
         if self.cut.is_some() && self.look.is_none() {
             self.look = Some(Box::new(Look { since: now, next: now }));
-            self.overdue(now);
+            if let Some(reason) = self.lingered(now) {
+                self.fail(reason);
+            }
         }
     }
 
@@ -183,37 +186,48 @@ impl Link {
                 let look = self.look.as_ref().map(|look| look.next);
                 [self.phase_deadline, quiet, look].into_iter().flatten().min()
             }
-            // What there was has been delivered, or the handler does not want it.
-            Phase::Open if self.send_error.is_some() => {
-                Some(deadline(self.last_sign(), options.close_timeout))
+            Phase::Open => self.open_due(),
+            Phase::Flushing => {
+                let flush = deadline(self.last_progress, options.flush_timeout);
+                Some(self.rate_due().map_or(flush, |rate| rate.min(flush)))
             }
-            Phase::Open if self.pending_output() > 0 => {
-                Some(deadline(self.last_progress, options.write_stall_timeout))
-            }
-            Phase::Flushing => Some(deadline(self.last_progress, options.flush_timeout)),
-            Phase::Open | Phase::Dead => None,
+            Phase::Dead => None,
         }
     }
 
     /// When anything was last heard of the peer.
-    fn last_sign(&self) -> Instant {
+    pub(super) fn last_sign(&self) -> Instant {
         self.last_input.max(self.last_progress)
     }
 
-    /// The phase's time is over, or it is time to look whether it may end.
-    pub(in crate::reactor) fn overdue(&mut self, now: Instant) {
-        let (pending, options) = (self.pending_output(), self.options.clone());
+    /// The phase's time is over, or it is time to look whether it may end. `true` if the handler is to be asked to end it.
+    pub(in crate::reactor) fn overdue(&mut self, now: Instant, spare: &mut Spare) -> bool {
         let reason = match self.phase {
-            Phase::Connecting => CloseReason::ConnectFailed(io::ErrorKind::TimedOut.into()),
-            Phase::Open if self.send_error.is_some() => CloseReason::Closed,
-            Phase::Open => CloseReason::WriteStalled { pending, timeout: options.write_stall_timeout },
-            Phase::Flushing => CloseReason::FlushTimeout { pending, timeout: options.flush_timeout },
-            Phase::Lingering | Phase::Dead => match self.lingered(now) {
-                Some(reason) => reason,
-                None => return,
+            Phase::Connecting => Some(CloseReason::ConnectFailed(io::ErrorKind::TimedOut.into())),
+            Phase::Open => match self.open_overdue(now) {
+                Overdue::Fail(reason) => Some(reason),
+                // Who takes nothing is not waited for once more.
+                Overdue::End(reason) if self.pending_output() > 0 => Some(reason),
+                Overdue::End(reason) => {
+                    self.reason = Some(reason);
+                    self.begin_stop(spare);
+                    None
+                }
+                Overdue::AskToEnd => return true,
+                Overdue::Nothing => None,
             },
+            Phase::Flushing => {
+                let (pending, timeout) = (self.pending_output(), self.options.flush_timeout);
+                let is_stalled = deadline(self.last_progress, timeout) <= now;
+                let stalled = is_stalled.then_some(CloseReason::FlushTimeout { pending, timeout });
+                stalled.or_else(|| self.check_rate(now))
+            }
+            Phase::Lingering | Phase::Dead => self.lingered(now),
         };
-        self.fail(reason);
+        if let Some(reason) = reason {
+            self.fail(reason);
+        }
+        false
     }
 
     /// Why it need not linger any more.

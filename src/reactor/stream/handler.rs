@@ -118,6 +118,39 @@ pub enum CloseReason {
         /// The limit ([`StreamOptions::write_stall_timeout`](crate::reactor::StreamOptions::write_stall_timeout)).
         timeout: Duration,
     },
+    /// Output waited for the peer all the time, and it took less than it had to.
+    WriteTooSlow {
+        /// Bytes that are lost.
+        pending: usize,
+        /// Bytes that it took in the last period.
+        taken: usize,
+        /// Bytes that it had to take.
+        least: usize,
+        /// The period ([`StreamOptions::write_rate`](crate::reactor::StreamOptions::write_rate)).
+        period: Duration,
+    },
+    /// The peer had not said anything yet.
+    OpeningTimeout {
+        /// The limit ([`StreamOptions::opening_timeout`](crate::reactor::StreamOptions::opening_timeout)).
+        timeout: Duration,
+    },
+    /// The peer took too long for the rest of a message.
+    MessageTimeout {
+        /// Bytes of it that had arrived.
+        pending: usize,
+        /// The limit ([`StreamOptions::message_timeout`](crate::reactor::StreamOptions::message_timeout)).
+        timeout: Duration,
+    },
+    /// Nothing had moved for too long, and it was closed by this side: in good order, if it was at rest.
+    IdleTimeout {
+        /// The limit ([`StreamOptions::idle_timeout`](crate::reactor::StreamOptions::idle_timeout)).
+        timeout: Duration,
+    },
+    /// It was asked to end because of its age, and had not ended in time.
+    LifetimeOver {
+        /// The limit ([`ListenOptions::lifetime`](crate::reactor::ListenOptions::lifetime)).
+        lifetime: Duration,
+    },
     /// This side aborted it, or closed it as not finished: what was not sent, or not confirmed, by then is lost.
     Aborted,
     /// The socket failed, for example because the peer reset the connection. When it was sending that failed, what had arrived
@@ -159,6 +192,11 @@ impl Clone for CloseReason {
             CloseTimeout { timeout } => CloseTimeout { timeout },
             FlushTimeout { pending, timeout } => FlushTimeout { pending, timeout },
             WriteStalled { pending, timeout } => WriteStalled { pending, timeout },
+            WriteTooSlow { pending, taken, least, period } => WriteTooSlow { pending, taken, least, period },
+            OpeningTimeout { timeout } => OpeningTimeout { timeout },
+            MessageTimeout { pending, timeout } => MessageTimeout { pending, timeout },
+            IdleTimeout { timeout } => IdleTimeout { timeout },
+            LifetimeOver { lifetime } => LifetimeOver { lifetime },
             Aborted => Aborted,
             Failed(ref error) => Failed(copy(error)),
             ConnectFailed(ref error) => ConnectFailed(copy(error)),
@@ -195,6 +233,21 @@ impl fmt::Display for CloseReason {
             }
             CloseReason::WriteStalled { pending, timeout } => {
                 write!(f, "the peer took none of {pending} bytes of output for {timeout:?}")
+            }
+            CloseReason::WriteTooSlow { pending, taken, least, period } => write!(
+                f,
+                "the peer took {taken} bytes within {period:?}, and has to take {least}; {pending} were left"
+            ),
+            CloseReason::OpeningTimeout { timeout } => write!(f, "the peer said nothing for {timeout:?}"),
+            CloseReason::MessageTimeout { pending, timeout } => {
+                write!(
+                    f,
+                    "the peer did not send the rest of a message within {timeout:?}, only {pending} bytes of it"
+                )
+            }
+            CloseReason::IdleTimeout { timeout } => write!(f, "nothing had moved for {timeout:?}"),
+            CloseReason::LifetimeOver { lifetime } => {
+                write!(f, "it was older than {lifetime:?} and did not end when it was asked to")
             }
             CloseReason::Aborted => f.write_str("aborted by this side"),
             CloseReason::Failed(error) => write!(f, "the connection failed: {error}"),

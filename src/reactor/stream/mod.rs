@@ -1,6 +1,7 @@
 //! What a handler has in its hands, from its first completion to its last.
 
 pub(super) mod connection;
+pub(super) mod deadlines;
 pub(super) mod dispatch;
 pub(super) mod ending;
 pub(super) mod handler;

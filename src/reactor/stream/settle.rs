@@ -104,8 +104,12 @@ impl Reactor {
     /// The timer may be early: when it fires, it is set to when the phase's time is over by then. So progress costs nothing.
     fn settle_phase_timer(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        link.note_waiting(self.shared.now);
         match link.phase {
-            Phase::Open if link.phase_timer.is_some() && !link.has_failed_output() => {}
+            Phase::Open
+                if !link.has_failed_output()
+                    && link.phase_timer.is_some_and(|timer| link.is_early_enough(timer, self.shared.now)) => {
+            }
             Phase::Dead => self.timers.change(&mut link.phase_timer, Due::Phase(id), None),
             _ => {
                 // Never at once: whoever is due fires until nobody is.
@@ -172,12 +176,22 @@ impl Reactor {
             return;
         }
         counters.connections_closed.add(1);
-        match reason {
-            CloseReason::Failed(_) => counters.connections_reset.add(1),
-            CloseReason::CloseTimeout { .. } => counters.connections_over_limit.add(1),
-            reason if is_limit(reason) => counters.connections_over_limit.add(1),
-            _ => {}
-        }
+        let limit = match reason {
+            CloseReason::Failed(_) => return counters.connections_reset.add(1),
+            CloseReason::CloseTimeout { .. } => &counters.close_timeouts,
+            CloseReason::FlushTimeout { .. } => &counters.flush_timeouts,
+            CloseReason::OpeningTimeout { .. } => &counters.opening_timeouts,
+            CloseReason::MessageTimeout { .. } => &counters.message_timeouts,
+            CloseReason::IdleTimeout { .. } => &counters.idle_timeouts,
+            CloseReason::WriteStalled { .. } => &counters.write_stalls,
+            CloseReason::WriteTooSlow { .. } => &counters.slow_readers,
+            CloseReason::LifetimeOver { .. } => &counters.lifetimes_exceeded,
+            CloseReason::OutputLimit { .. } => &counters.output_limits,
+            CloseReason::InputLimit { .. } => &counters.input_limits,
+            _ => return,
+        };
+        limit.add(1);
+        counters.connections_over_limit.add(1);
     }
 
     fn tell_ended(&mut self, id: Id, reason: CloseReason) {
@@ -222,7 +236,10 @@ impl Reactor {
                 let again = deadline(self.shared.now, Duration::ZERO);
                 return self.timers.change(&mut link.phase_timer, Due::Phase(id), Some(again));
             }
-            link.overdue(self.shared.now);
+            if link.overdue(self.shared.now, &mut self.shared.spare) {
+                self.shared.counters.lifetimes_over.add(1);
+                return self.stop_connection(id);
+            }
         }
         self.settle(id);
     }
@@ -257,10 +274,14 @@ impl Reactor {
     }
 }
 
-/// Whether a limit took something away: that is worth a line. A peer that did not end its side in time has everything.
+/// Whether a limit took something away: that is worth a line. A peer that did not end its side in time has everything, and one
+/// that was idle missed nothing.
 fn is_limit(reason: &CloseReason) -> bool {
-    use CloseReason::{FlushTimeout, InputLimit, OutputLimit, WriteStalled};
-    matches!(reason, OutputLimit { .. } | InputLimit { .. } | FlushTimeout { .. } | WriteStalled { .. })
+    use CloseReason::*;
+    let of_bytes = matches!(reason, OutputLimit { .. } | InputLimit { .. });
+    of_bytes
+        || matches!(reason, FlushTimeout { .. } | WriteStalled { .. } | WriteTooSlow { .. })
+        || matches!(reason, MessageTimeout { .. } | LifetimeOver { .. })
 }
 
 /// In the place of a handler that has had its last call.

@@ -54,7 +54,7 @@ impl ServerOptions {
         let theirs = shared.clone();
         let accept =
             move |incoming: &Incoming<'_>| Responder::new(&protocol, make(incoming.peer()), theirs.clone());
-        let server = runtime.listen_with(&self.listen, address, accept)?;
+        let server = runtime.listen_with(&self.listen_options(), address, accept)?;
         Ok(Server { server, shared })
     }
 

@@ -117,6 +117,12 @@ impl ServerOptions {
         self
     }
 
+    /// A request's rest is looked after by the server itself: with input that waits for responses, for example.
+    pub(super) fn listen_options(&self) -> ListenOptions {
+        let stream = self.listen.stream.clone().message_timeout(Duration::MAX);
+        self.listen.clone().stream(stream)
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         if self.held_soft == 0 || self.held_soft >= self.held_hard {
             return Err(Error::InvalidSetting(format!(

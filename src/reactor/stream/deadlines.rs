@@ -1,0 +1,282 @@
+//! How long an open connection may wait for its peer, in each respect.
+
+use super::connection::{Link, Phase};
+use super::handler::CloseReason;
+use crate::config::{self, DRAIN_TIMEOUT, NEVER};
+use crate::error::{Error, Result};
+use crate::reactor::pace::timers::deadline;
+use crate::reactor::socket::options::StreamOptions;
+use std::time::{Duration, Instant};
+
+/// The limits of time of an open connection. From [`NEVER`] on there is none.
+#[derive(Clone, Debug)]
+pub(in crate::reactor) struct Deadlines {
+    opening: Duration,
+    message: Duration,
+    idle: Duration,
+    write_stall: Duration,
+    write_rate: Option<WriteRate>,
+    lifetime: Duration,
+    /// Of all these: whatever the connection waits for from now on, it has this long at least.
+    shortest: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        let (message, write_stall) = (config::MESSAGE_TIMEOUT, config::WRITE_STALL_TIMEOUT);
+        let (opening, idle, lifetime) = (Duration::MAX, Duration::MAX, Duration::MAX);
+        let shortest = message.min(write_stall);
+        Deadlines { opening, message, idle, write_stall, write_rate: None, lifetime, shortest }
+    }
+}
+
+/// What a peer has to take at least while output waits for it.
+#[derive(Clone, Copy, Debug)]
+struct WriteRate {
+    bytes: usize,
+    period: Duration,
+}
+
+/// Limits of time. Each counts from what the peer did last in that respect, has a [`CloseReason`] and a counter of its own, and
+/// costs nothing while it is kept: there is one timer for all of a connection's. `Duration::MAX` switches one off.
+/// [`trochus::docs::limits`](crate::docs::limits) has all of them in one table.
+impl StreamOptions {
+    /// How long the peer may take until the first byte that it sends ([`CloseReason::OpeningTimeout`]): for ever unless set, because
+    /// there are protocols in which it has nothing to say.
+    pub fn opening_timeout(mut self, timeout: Duration) -> Self {
+        self.deadlines.change(|limits| limits.opening = timeout);
+        self
+    }
+
+    /// How long the peer may take for the rest of a message whose beginning the handler has left unconsumed
+    /// ([`CloseReason::MessageTimeout`]): [`config::MESSAGE_TIMEOUT`] unless set. It counts from when the handler last consumed
+    /// something, so that a byte now and then does not put it off, and not while reading is paused: a handler that waits for
+    /// somebody else than the peer has to [pause](crate::reactor::Io::pause_reading).
+    pub fn message_timeout(mut self, timeout: Duration) -> Self {
+        self.deadlines.change(|limits| limits.message = timeout);
+        self
+    }
+
+    /// How long nothing may come from the peer, and nothing be taken by it, before the connection is closed
+    /// ([`CloseReason::IdleTimeout`]): for ever unless set. It is closed in good order if it is at rest, as
+    /// [`Handler::on_shutdown`](crate::reactor::Handler::on_shutdown) does unless it chooses otherwise.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.deadlines.change(|limits| limits.idle = timeout);
+        self
+    }
+
+    /// How long the peer of an open connection may take none of the output that waits for it, before the connection is reset
+    /// ([`CloseReason::WriteStalled`]): [`config::WRITE_STALL_TIMEOUT`] unless set. It counts from the last progress.
+    pub fn write_stall_timeout(mut self, timeout: Duration) -> Self {
+        self.deadlines.change(|limits| limits.write_stall = timeout);
+        self
+    }
+
+    /// How many bytes the peer has to take in each `period` in which output waits for it all the time, before the connection is
+    /// reset ([`CloseReason::WriteTooSlow`]). None unless set. The system's buffers take some at once and give room again in
+    /// large pieces, of up to a few megabytes: the period should be long enough for one.
+    pub fn write_rate(mut self, bytes: usize, period: Duration) -> Self {
+        self.deadlines.change(|limits| limits.write_rate = Some(WriteRate { bytes, period }));
+        self
+    }
+
+    /// A server's own; see [`ListenOptions::lifetime`](crate::reactor::ListenOptions::lifetime).
+    pub(in crate::reactor) fn lifetime(mut self, lifetime: Duration) -> Self {
+        self.deadlines.change(|limits| limits.lifetime = lifetime);
+        self
+    }
+}
+
+impl Deadlines {
+    fn change(&mut self, change: impl FnOnce(&mut Self)) {
+        change(self);
+        self.shortest = self.all().iter().map(|(_, limit)| *limit).min().unwrap_or(Duration::MAX);
+    }
+
+    fn all(&self) -> [(&'static str, Duration); 6] {
+        let period = self.write_rate.map_or(Duration::MAX, |rate| rate.period);
+        [
+            ("opening_timeout", self.opening),
+            ("message_timeout", self.message),
+            ("idle_timeout", self.idle),
+            ("write_stall_timeout", self.write_stall),
+            ("write_rate's period", period),
+            ("lifetime", self.lifetime),
+        ]
+    }
+
+    pub(in crate::reactor) fn check(&self) -> Result<()> {
+        match self.all().iter().find(|(_, time)| time.is_zero()) {
+            Some((name, _)) => Err(Error::InvalidSetting(format!(
+                "{name} must be longer than nothing; `Duration::MAX` switches it off"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What took too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    /// Sending has failed, and what there was has been delivered, or the handler does not want it.
+    FailedOutput,
+    Opening,
+    Message,
+    Idle,
+    WriteStall,
+    WriteRate,
+    Lifetime,
+    /// It was asked to end for its age, and has not.
+    Farewell,
+}
+
+/// What to do about it.
+#[derive(Debug)]
+pub(super) enum Overdue {
+    Fail(CloseReason),
+    /// Nothing is lost if it ends now in good order.
+    End(CloseReason),
+    /// Its handler is asked to end it.
+    AskToEnd,
+    Nothing,
+}
+
+/// What a connection's limits of time count from, besides its last input and its last progress.
+#[derive(Debug)]
+pub(in crate::reactor) struct Since {
+    pub(in crate::reactor) opened: Instant,
+    /// The peer has sent something.
+    pub(in crate::reactor) heard: bool,
+    /// The handler waits for the rest of a message.
+    half: Option<Instant>,
+    /// Output has been waiting all the time, and so much of it was taken.
+    pub(super) output: Option<(Instant, usize)>,
+    /// It was asked to end for its age.
+    asked: Option<Instant>,
+    /// It was not read when it was last looked at.
+    silenced: bool,
+}
+
+impl Since {
+    pub(in crate::reactor) fn new(now: Instant) -> Self {
+        Since { opened: now, heard: false, half: None, output: None, asked: None, silenced: false }
+    }
+
+    /// Some of what the peer sent was consumed: what is left is another message.
+    pub(super) fn consumed(&mut self) {
+        self.half = None;
+    }
+
+    /// The peer took something; is there more?
+    #[inline]
+    pub(super) fn taken(&mut self, bytes: usize, more: bool) {
+        self.output = self.output.filter(|_| more).map(|(since, taken)| (since, taken.saturating_add(bytes)));
+    }
+}
+
+/// When a limit is reached, if it is one.
+fn at(since: Instant, limit: Duration) -> Option<Instant> {
+    (limit < NEVER).then(|| deadline(since, limit))
+}
+
+impl Link {
+    /// Notes from when on the peer owes the rest of a message, and takes what waits for it.
+    #[inline]
+    pub(super) fn note_waiting(&mut self, now: Instant) {
+        let owes = !self.inbox.is_empty() && self.wants_input() && self.passage.is_none();
+        let silenced = self.is_silenced();
+        if std::mem::replace(&mut self.since.silenced, silenced) && !silenced {
+            self.last_input = now;
+        }
+        self.since.half = owes.then(|| self.since.half.unwrap_or(now));
+        if self.since.output.is_none() && self.pending_output() > 0 && self.phase >= Phase::Open {
+            self.since.output = Some((now, 0));
+        }
+    }
+
+    /// Whether a timer that is set for then comes before any limit: those that began to count before it was set are in it, and
+    /// those that begin now have their time.
+    #[inline]
+    pub(super) fn is_early_enough(&self, timer: Instant, now: Instant) -> bool {
+        timer.saturating_duration_since(now) <= self.options.deadlines.shortest
+    }
+
+    /// When the first of an open connection's limits is reached.
+    pub(super) fn open_due(&self) -> Option<Instant> {
+        self.first_limit().map(|(due, _)| due)
+    }
+
+    fn first_limit(&self) -> Option<(Instant, Limit)> {
+        let (limits, since) = (&self.options.deadlines, &self.since);
+        let waits = self.pending_output() > 0;
+        if self.has_failed_output() {
+            return Some((deadline(self.last_sign(), self.options.close_timeout), Limit::FailedOutput));
+        }
+        let opening = at(since.opened, limits.opening).filter(|_| !since.heard);
+        let message = since.half.and_then(|half| at(half, limits.message));
+        // Who is not read cannot help being silent.
+        let idle = at(self.last_sign(), limits.idle).filter(|_| !self.is_silenced());
+        let stall = at(self.last_progress, limits.write_stall).filter(|_| waits);
+        let lifetime = match since.asked {
+            None => at(since.opened, limits.lifetime).map(|due| (due, Limit::Lifetime)),
+            Some(asked) => Some((deadline(asked, DRAIN_TIMEOUT), Limit::Farewell)),
+        };
+        let limits = [
+            opening.map(|due| (due, Limit::Opening)),
+            message.map(|due| (due, Limit::Message)),
+            idle.map(|due| (due, Limit::Idle)),
+            stall.map(|due| (due, Limit::WriteStall)),
+            self.rate_due().map(|due| (due, Limit::WriteRate)),
+            lifetime,
+        ];
+        limits.into_iter().flatten().min_by_key(|(due, _)| *due)
+    }
+
+    /// When the peer must have taken enough.
+    pub(super) fn rate_due(&self) -> Option<Instant> {
+        let (rate, (since, _)) = self.options.deadlines.write_rate.zip(self.since.output)?;
+        at(since, rate.period)
+    }
+
+    /// Why the peer took too little, if it did; otherwise the next period begins.
+    pub(super) fn check_rate(&mut self, now: Instant) -> Option<CloseReason> {
+        let (rate, (_, taken)) = self.options.deadlines.write_rate.zip(self.since.output)?;
+        if taken >= rate.bytes {
+            self.since.output = Some((now, 0));
+            return None;
+        }
+        let (pending, least, period) = (self.pending_output(), rate.bytes, rate.period);
+        Some(CloseReason::WriteTooSlow { pending, taken, least, period })
+    }
+
+    /// Whether this side keeps the peer from saying anything.
+    fn is_silenced(&self) -> bool {
+        self.paused || self.throttled
+    }
+
+    /// A limit of an open connection is reached.
+    pub(super) fn open_overdue(&mut self, now: Instant) -> Overdue {
+        let Some((_, limit)) = self.first_limit().filter(|(due, _)| *due <= now) else {
+            return Overdue::Nothing;
+        };
+        let (limits, pending) = (&self.options.deadlines, self.pending_output());
+        match limit {
+            Limit::FailedOutput => Overdue::Fail(CloseReason::Closed),
+            Limit::Opening => Overdue::End(CloseReason::OpeningTimeout { timeout: limits.opening }),
+            Limit::Message => {
+                let (pending, timeout) = (self.inbox.len(), limits.message);
+                Overdue::Fail(CloseReason::MessageTimeout { pending, timeout })
+            }
+            Limit::Idle => Overdue::End(CloseReason::IdleTimeout { timeout: limits.idle }),
+            Limit::WriteStall => {
+                Overdue::Fail(CloseReason::WriteStalled { pending, timeout: limits.write_stall })
+            }
+            Limit::WriteRate => self.check_rate(now).map_or(Overdue::Nothing, Overdue::Fail),
+            Limit::Lifetime => {
+                self.since.asked = Some(now);
+                Overdue::AskToEnd
+            }
+            Limit::Farewell => Overdue::Fail(CloseReason::LifetimeOver { lifetime: limits.lifetime }),
+        }
+    }
+}
