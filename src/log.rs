@@ -62,6 +62,17 @@ pub(crate) fn over_limit(peer: &impl fmt::Display, reason: &impl fmt::Display) {
     ));
 }
 
+/// A peer has too many connections, or comes too often: once a minute, with how many others there were.
+#[cold]
+pub(crate) fn peer_refused(peer: &impl fmt::Display) {
+    static SELDOM: Seldom = Seldom::new();
+    let Some(held_back) = SELDOM.may_say(Instant::now()) else { return };
+    warn(format_args!(
+        "a connection from {peer} was refused: its peer has too many, or comes too often ({held_back} more of these since this was \
+         last said)"
+    ));
+}
+
 /// A reactor has ended that should not have.
 pub(crate) fn reactor_failed(failure: &impl fmt::Display) {
     warn(format_args!("{failure}; its connections are lost, the other reactors go on"));

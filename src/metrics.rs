@@ -63,6 +63,7 @@ metrics! {
     connections_closed: "counter", " Connections that have ended, for whatever reason.";
     connections_cut_off: "counter", " Connections that had not finished when the time to finish was over.";
     connections_refused: "counter", " Connections that were turned away, by their server or at its limit.";
+    peers_over_limit: "counter", " Those of them that were turned away because their peer had too many, or came too often.";
     connects_failed: "counter", " Connection attempts that came to nothing.";
     connections_reset: "counter", " Connections that ended with a socket's error.";
     connections_over_limit: "counter", " Connections that were closed because they exceeded a limit.";

@@ -84,7 +84,7 @@ impl Runtime {
         for (index, bound) in bound.into_iter().enumerate() {
             sockets[index % reactors.len()].push(bound);
         }
-        let server = Server::new(addresses, Seats::new(options.connections), self);
+        let server = Server::new(addresses, Seats::new(options), self);
         self.serve(options, server, &reactors, sockets, &move |_: &Address| enough, Arc::new(accept)).wait()
     }
 
@@ -112,7 +112,7 @@ impl Runtime {
             }
         }
         sockets[0] = first;
-        let server = Server::new(addresses, Seats::new(options.connections), self);
+        let server = Server::new(addresses, Seats::new(options), self);
         Ok(self.serve(options, server, &reactors, sockets, &spreads, accept))
     }
 

@@ -4,7 +4,7 @@ use super::address::{Address, ToAddresses};
 use super::incoming::{Accepted, Incoming};
 use super::listener::{Bound, Destination, Listener, bind};
 use super::options::{ListenOptions, StreamOptions};
-use super::seats::{Seat, Seats};
+use super::seats::{Refused, Seat, Seats};
 use crate::config::ACCEPT_BACKOFF;
 use crate::driver::{self, Kind, Op};
 use crate::error::{Error, Result};
@@ -59,7 +59,7 @@ impl Reactor {
     ) -> Result<ListenerId> {
         options.check()?;
         let bound = bind(&address.to_addresses()?, options)?;
-        self.serve(bound, options, Seats::new(options.connections), accept)
+        self.serve(bound, options, Seats::new(options), accept)
     }
 
     /// Serves a socket that listens already, with others that share its seats.
@@ -160,10 +160,18 @@ impl Reactor {
 
     fn admit(&mut self, id: Id, socket: Socket) {
         let Some(listener) = self.listeners.get_mut(id) else { return };
-        let Some(seat) = listener.seats.take() else { return self.refuse(&socket) };
         // A peer without an address has gone already.
         let Ok(peer) = socket.peer_addr() else { return };
         let peer = Address::from_sock_addr(&peer).to_canonical();
+        let seat = match listener.seats.take(&peer, self.shared.now) {
+            Ok(seat) => seat,
+            Err(Refused::Full) => return self.refuse(&socket),
+            Err(Refused::Peer) => {
+                self.shared.counters.peers_over_limit.add(1);
+                crate::log::peer_refused(&peer);
+                return self.refuse(&socket);
+            }
+        };
         let stream = listener.stream.clone();
         // Taken out while it is called, which takes the reactor.
         let Some(mut destination) = listener.destination.take() else { return };

@@ -27,7 +27,7 @@ impl Reactor {
         accept: impl FnMut(&Incoming<'_>) -> A + 'static,
     ) -> Result<ListenerId> {
         options.check()?;
-        self.serve(take_over(socket.into())?, options, Seats::new(options.connections), accept)
+        self.serve(take_over(socket.into())?, options, Seats::new(options), accept)
     }
 
     /// Takes in a stream socket that is connected already, whoever made it. `on_open` is called before this returns. A reactor

@@ -1,6 +1,7 @@
 //! How sockets are set up, and the limits of what they carry.
 
 use super::address::Address;
+use super::peers::PeerLimits;
 use super::tuning::Tuning;
 use crate::config::{self, Limits};
 use crate::error::{Error, Result};
@@ -217,6 +218,7 @@ pub struct ListenOptions {
     pub(crate) unix_mode: Option<u32>,
     pub(crate) on_error: Option<OnListenError>,
     lifetime: Duration,
+    pub(crate) peers: PeerLimits,
     pub(crate) stream: StreamOptions,
 }
 
@@ -249,6 +251,7 @@ impl Default for ListenOptions {
             unix_mode: None,
             on_error: None,
             lifetime: Duration::MAX,
+            peers: PeerLimits::default(),
             stream: StreamOptions::default(),
         }
     }
@@ -324,6 +327,7 @@ impl ListenOptions {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
+        self.peers.check()?;
         self.accepted().check()
     }
 

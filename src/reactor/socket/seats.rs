@@ -1,13 +1,18 @@
 //! One server's connections, on all its reactors together: how many there may be, how many there are, and their end.
 
+use super::address::Address;
+use super::options::ListenOptions;
+use super::peers::{Peer, Peers, TooMany};
 use crate::metrics::Drained;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 /// What the sockets and connections of one server share.
 pub(crate) struct Seats {
     most: usize,
+    peers: Peers,
     taken: AtomicUsize,
     /// Sockets that still accept.
     listeners: AtomicUsize,
@@ -25,16 +30,29 @@ type Farewell = Box<dyn FnOnce() + Send>;
 
 /// A connection's place at its server.
 #[derive(Debug)]
-pub(crate) struct Seat(Arc<Seats>);
+pub(crate) struct Seat {
+    seats: Arc<Seats>,
+    /// Who has it, where that matters.
+    peer: Option<Peer>,
+}
+
+/// Why there is no seat.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::reactor) enum Refused {
+    Full,
+    /// Its peer has too many, or comes too often.
+    Peer,
+}
 
 /// A listening socket's.
 #[derive(Debug)]
 pub(crate) struct Door(Arc<Seats>);
 
 impl Seats {
-    pub(crate) fn new(most: usize) -> Arc<Self> {
+    pub(crate) fn new(options: &ListenOptions) -> Arc<Self> {
         Arc::new(Seats {
-            most,
+            most: options.connections,
+            peers: Peers::new(options.peers),
             taken: AtomicUsize::new(0),
             listeners: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
@@ -54,10 +72,18 @@ impl Seats {
         self.listeners.load(Ordering::SeqCst) > 0
     }
 
-    pub(in crate::reactor) fn take(self: &Arc<Self>) -> Option<Seat> {
+    pub(in crate::reactor) fn take(
+        self: &Arc<Self>,
+        address: &Address,
+        now: Instant,
+    ) -> Result<Seat, Refused> {
+        let peer = self.peers.admit(address, now).map_err(|TooMany| Refused::Peer)?;
         let taken = |taken| (taken < self.most).then_some(taken + 1);
-        self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, taken).ok()?;
-        Some(Seat(self.clone()))
+        if self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, taken).is_err() {
+            peer.inspect(|peer| self.peers.leave(*peer));
+            return Err(Refused::Full);
+        }
+        Ok(Seat { seats: self.clone(), peer })
     }
 
     pub(in crate::reactor) fn open_door(self: &Arc<Self>) -> Door {
@@ -98,27 +124,30 @@ impl Seats {
 
 impl Seat {
     pub(in crate::reactor) fn is_of(&self, seats: &Arc<Seats>) -> bool {
-        Arc::ptr_eq(&self.0, seats)
+        Arc::ptr_eq(&self.seats, seats)
     }
 
     pub(in crate::reactor) fn is_stopping(&self) -> bool {
-        self.0.stopping.load(Ordering::Relaxed)
+        self.seats.stopping.load(Ordering::Relaxed)
     }
 
     pub(in crate::reactor) fn is_cut(&self) -> bool {
-        self.0.cut.load(Ordering::Relaxed)
+        self.seats.cut.load(Ordering::Relaxed)
     }
 
     pub(in crate::reactor) fn count_cut_off(&self) {
-        self.0.cut_off.fetch_add(1, Ordering::SeqCst);
+        self.seats.cut_off.fetch_add(1, Ordering::SeqCst);
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.left.fetch_add(1, Ordering::SeqCst);
-        if self.0.taken.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.say_farewell();
+        if let Some(peer) = self.peer {
+            self.seats.peers.leave(peer);
+        }
+        self.seats.left.fetch_add(1, Ordering::SeqCst);
+        if self.seats.taken.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.seats.say_farewell();
         }
     }
 }
@@ -147,13 +176,14 @@ mod tests {
     #[test]
     fn the_farewell_waits_for_the_last_socket_and_the_last_connection() {
         let said = Arc::new(AtomicUsize::new(0));
-        let seats = Seats::new(2);
+        let seats = Seats::new(&ListenOptions::new().max_connections(2));
+        let take = || seats.take(&Address::Unix("x".into()), Instant::now());
         let say = |seats: &Seats| {
             let said = said.clone();
             seats.when_empty(move || _ = said.fetch_add(1, Ordering::SeqCst));
         };
-        let (door, one, two) = (seats.open_door(), seats.take().unwrap(), seats.take().unwrap());
-        assert!(seats.take().is_none() && seats.are_open());
+        let (door, one, two) = (seats.open_door(), take().unwrap(), take().unwrap());
+        assert!(take().is_err_and(|why| why == Refused::Full) && seats.are_open());
         say(&seats);
         drop(one);
         drop(door);
@@ -164,11 +194,25 @@ mod tests {
         assert_eq!((seats.drained().closed, seats.drained().cut_off), (1, 1));
         say(&seats);
         assert_eq!(said.load(Ordering::SeqCst), 2);
-        let (door, seat) = (seats.open_door(), seats.take().unwrap());
+        let (door, seat) = (seats.open_door(), take().unwrap());
         say(&seats);
         drop(seat);
         assert_eq!(said.load(Ordering::SeqCst), 2);
         drop(door);
         assert_eq!(said.load(Ordering::SeqCst), 3);
+    }
+
+    #[test]
+    fn who_finds_no_seat_does_not_count_for_his_peer() {
+        let seats = Seats::new(&ListenOptions::new().max_connections(1).max_connections_per_peer(1));
+        let take = |last: u8| seats.take(&Address::Tcp(([192, 0, 2, last], 1).into()), Instant::now());
+        let one = take(1).unwrap();
+        assert_eq!(take(1).err(), Some(Refused::Peer));
+        assert_eq!(take(2).err(), Some(Refused::Full));
+        drop(one);
+        let two = take(2).expect("it has none");
+        assert_eq!(seats.drained().closed, 1, "the refused ones were never there");
+        drop(two);
+        take(1).expect("it has left");
     }
 }
