@@ -93,6 +93,15 @@ pub const EMBEDDED_TURN_TIME: Duration = Duration::from_millis(2);
 /// Unused vectors that a reactor keeps for the next connection with output.
 pub const SPARE_BYTES: usize = 16 << 20;
 
+/// Bytes that all connections of a runtime may hold together, where the machine has four times as much.
+pub const MEMORY_BYTES: usize = 256 << 20;
+
+/// While that is short, connections with more output than this are not read.
+pub const SHORT_BYTES: usize = 64 << 10;
+
+/// Once connections have been refused for so long because memory is scarce, each further one costs the one that holds the most.
+pub const SCARCE_TIME: Duration = Duration::from_secs(1);
+
 /// Connections of one server.
 pub const CONNECTIONS: usize = 65_536;
 

@@ -76,6 +76,8 @@ metrics! {
     close_timeouts: "counter", " Connections whose peer did not end its side in time.";
     lifetimes_over: "counter", " Connections that were asked to end because of their age.";
     lifetimes_exceeded: "counter", " Those of them that did not, and were cut off.";
+    memory_refused: "counter", " Connections that were turned away because memory was scarce.";
+    memory_closed: "counter", " Connections that were closed because they held the most of it.";
     output_limits: "counter", " Connections that were closed because too much output waited.";
     input_limits: "counter", " Connections that were closed because their handler left too much unconsumed.";
     handler_panics: "counter", " Panics in handlers, each of which closed its connection, and in actions handed to a reactor.";

@@ -97,6 +97,12 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Bytes that the connections of all reactors may hold together; see [`ReactorBuilder::memory_budget`].
+    pub fn memory_budget(mut self, bytes: usize) -> Self {
+        self.reactor = self.reactor.memory_budget(bytes);
+        self
+    }
+
     /// Whether reactors look for work before they sleep.
     pub fn busy_poll(mut self, busy_poll: BusyPoll) -> Self {
         self.reactor = self.reactor.busy_poll(busy_poll);
@@ -136,11 +142,12 @@ impl RuntimeBuilder {
             None => place_of(current_core(), &cores),
         };
         // All threads start at once; the first error, if any, ends those that came up.
+        let ledger = self.reactor.ledger(reactors);
         let watch = Watch::new(reactors, self.on_failure.clone());
         let starting: Vec<Result<Starting>> = (0..reactors)
             .map(|index| {
                 let core = cores.get((first_core + index) % cores.len().max(1));
-                start(self.reactor.clone(), index, core.copied(), watch.clone())
+                start(self.reactor.clone().share_of(&ledger, index), index, core.copied(), watch.clone())
             })
             .collect();
         let (mut workers, mut failure) = (Vec::new(), None);
@@ -150,7 +157,7 @@ impl RuntimeBuilder {
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
-        let runtime = Runtime::over(workers, watch);
+        let runtime = Runtime::over(workers, watch, ledger);
         failure.map_or(Ok(runtime), Err)
     }
 }

@@ -22,7 +22,7 @@ mod watch;
 
 pub use crate::reactor::{
     Accepted, Address, CloseReason, ConnectionId, Dialing, Handle, HandleError, Handler, Incoming, Io,
-    ListenOptions, Polled, Relayed, StreamOptions, ToAddresses, Writable, WriteAsync,
+    ListenOptions, MemoryBudget, Polled, Relayed, StreamOptions, ToAddresses, Writable, WriteAsync,
 };
 pub use builder::RuntimeBuilder;
 pub use pending::Pending;

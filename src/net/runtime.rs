@@ -9,7 +9,7 @@ use crate::driver::{Backend, Capabilities};
 use crate::error::{Error, Result};
 use crate::gauges::Gauges;
 use crate::metrics::{Drained, Metrics};
-use crate::reactor::{Reactor, ReactorHandle};
+use crate::reactor::{Ledger, MemoryBudget, Reactor, ReactorHandle};
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use std::time::Duration;
 pub struct Runtime {
     pub(super) workers: Vec<Worker>,
     pub(super) watch: Arc<Watch>,
+    ledger: Arc<Ledger>,
     next: AtomicUsize,
 }
 
@@ -51,8 +52,8 @@ pub struct ReactorInfo {
 }
 
 impl Runtime {
-    pub(super) fn over(workers: Vec<Worker>, watch: Arc<Watch>) -> Self {
-        Runtime { workers, watch, next: AtomicUsize::new(0) }
+    pub(super) fn over(workers: Vec<Worker>, watch: Arc<Watch>, ledger: Arc<Ledger>) -> Self {
+        Runtime { workers, watch, ledger, next: AtomicUsize::new(0) }
     }
 
     /// A reactor for each core that the process may use, on the best backend there is.
@@ -115,6 +116,11 @@ impl Runtime {
     /// The counters of each reactor, by its index.
     pub fn metrics_by_reactor(&self) -> Vec<Metrics> {
         self.workers.iter().map(|worker| worker.handle.metrics()).collect()
+    }
+
+    /// What the connections of all reactors hold in memory, and what they may.
+    pub fn memory_budget(&self) -> MemoryBudget {
+        self.ledger.budget()
     }
 
     /// What each reactor has at the moment, by its index; one that has ended has nothing.

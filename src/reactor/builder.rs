@@ -3,6 +3,7 @@
 use super::pace::after::Actions;
 use super::pace::budget::Budget;
 use super::pace::busy::Busy;
+use super::pace::memory::{Ledger, Memory};
 use super::pace::pollers::Pollers;
 use super::pace::timers::Timers;
 use super::table::Table;
@@ -28,6 +29,8 @@ pub struct ReactorBuilder {
     busy_poll: BusyPoll,
     turn_budget: Option<usize>,
     turn_time: Option<Duration>,
+    memory_budget: Option<usize>,
+    ledger: Option<(Arc<Ledger>, usize)>,
 }
 
 impl ReactorBuilder {
@@ -100,6 +103,29 @@ impl ReactorBuilder {
         self
     }
 
+    /// Bytes that connections may hold, all together: input that their handlers have not consumed, output that their peers have not
+    /// taken, and what handlers [claim](crate::reactor::Io::claim). Unless set, a quarter of the memory that the process may have, and
+    /// [`config::MEMORY_BYTES`](crate::config::MEMORY_BYTES) at most. From three quarters of it on, connections with more than
+    /// [`config::SHORT_BYTES`](crate::config::SHORT_BYTES) of output are not read until their peers have taken some; from seven
+    /// eighths on, new connections are refused; beyond it, the connection that holds the most is closed
+    /// ([`CloseReason::MemoryBudget`](crate::reactor::CloseReason::MemoryBudget)). What one turn adds comes on top of it. Buffers of
+    /// the pool, and the system's own, do not count.
+    pub fn memory_budget(mut self, bytes: usize) -> Self {
+        self.memory_budget = Some(bytes);
+        self
+    }
+
+    /// It holds what a runtime's connections may hold together with others, of which it has this index.
+    pub(crate) fn share_of(mut self, ledger: &Arc<Ledger>, index: usize) -> Self {
+        self.ledger = Some((ledger.clone(), index));
+        self
+    }
+
+    /// What is set, or not.
+    pub(crate) fn ledger(&self, reactors: usize) -> Arc<Ledger> {
+        Ledger::new(self.memory_budget, reactors)
+    }
+
     /// Whether to look for work before sleeping.
     pub fn busy_poll(mut self, busy_poll: BusyPoll) -> Self {
         self.busy_poll = busy_poll;
@@ -150,6 +176,11 @@ impl ReactorBuilder {
         if self.turn_time == Some(Duration::ZERO) {
             return Err(Error::InvalidSetting("a turn must have some time".to_owned()));
         }
+        if self.memory_budget == Some(0) {
+            return Err(Error::InvalidSetting(
+                "connections must be allowed to hold at least 1 byte".to_owned(),
+            ));
+        }
         if small_buffers > 0 && (!small_buffers.is_power_of_two() || small_buffers > 1 << 15) {
             let message = format!("the pool must have 0, 1, 2, 4 … 32768 small buffers, not {small_buffers}");
             return Err(Error::InvalidSetting(message));
@@ -172,7 +203,9 @@ impl ReactorBuilder {
 
     pub(super) fn build_over(&self, driver: Driver) -> Reactor {
         let (mailbox, now) = (Arc::new(Mailbox::new(driver.waker())), driver.now());
-        Reactor {
+        let alone = || (Ledger::new(self.memory_budget, 1), 0);
+        let (ledger, index) = self.ledger.clone().unwrap_or_else(alone);
+        let reactor = Reactor {
             driver,
             backend_reason: String::new(),
             connections: Table::new(),
@@ -188,6 +221,7 @@ impl ReactorBuilder {
                 mailbox,
                 counters: Arc::default(),
                 spare: Spare::new(SPARE_BYTES),
+                memory: Memory::new(ledger, index),
                 void: Vec::new(),
                 now,
                 deferred: Vec::new(),
@@ -202,7 +236,9 @@ impl ReactorBuilder {
             drain_cut: None,
             completions: Vec::new(),
             commands: Vec::new(),
-        }
+        };
+        reactor.shared.memory.belongs_to(reactor.handle());
+        reactor
     }
 }
 

@@ -17,6 +17,8 @@ mod tests;
 
 pub use builder::ReactorBuilder;
 pub use pace::after::TimerId;
+pub(crate) use pace::memory::Ledger;
+pub use pace::memory::MemoryBudget;
 pub use socket::accept::ListenerId;
 pub use socket::address::{Address, ToAddresses};
 pub use socket::incoming::{Accepted, Incoming};
@@ -45,6 +47,7 @@ use crate::waiting::Driving;
 use pace::after::Actions;
 use pace::budget::Budget;
 use pace::busy::Busy;
+use pace::memory::Memory;
 use pace::pollers::Pollers;
 use pace::timers::Timers;
 use socket::listener::Listener;
@@ -122,6 +125,7 @@ struct Shared {
     mailbox: Arc<Mailbox>,
     counters: Arc<PaddedCounters>,
     spare: Spare,
+    memory: Memory,
     /// Takes what is written to a connection that is closing.
     void: Vec<u8>,
     now: Instant,
@@ -212,6 +216,7 @@ impl Reactor {
         self.handle_completions();
         self.fire_timers();
         self.poll_handlers();
+        self.watch_memory();
         self.flush();
         if nothing_completed && self.pollers.found_nothing() && !self.unsubmitted {
             // The producers may be on this very core. To let them go on is cheaper than to sleep, which takes a barrier on

@@ -79,6 +79,7 @@ fn check_the_end(reactor: &mut Reactor, world: &Shared) {
     reactor.drain(Duration::from_secs(3600)).unwrap();
     assert_eq!(reactor.outstanding(), Outstanding::default());
     assert_eq!(world.borrow().faults, Vec::<String>::new());
+    assert_eq!(reactor.shared.memory.held(), 0);
     let metrics = reactor.metrics();
     assert_eq!(metrics.connections_opened, metrics.connections_closed);
     assert!(reactor.starved.iter().flatten().all(|id| reactor.connections.get(*id).is_none()));

@@ -25,6 +25,7 @@ mod ground;
 mod handles;
 mod later;
 mod limits;
+mod memory;
 mod options;
 mod panics;
 mod pausing;
@@ -94,6 +95,7 @@ fn trials() -> Vec<Trial> {
         addresses::suites(),
         options::suites(),
         limits::suites(),
+        memory::suites(),
         panics::suites(),
         damage::suites(),
         deadlines::suites(),

@@ -8,6 +8,7 @@ mod faults;
 mod forward;
 mod idle;
 mod lost;
+mod memory;
 mod on_reactor;
 mod order;
 mod overload;

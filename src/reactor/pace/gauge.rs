@@ -10,6 +10,7 @@ impl Reactor {
     pub fn gauges(&self) -> Gauges {
         let mut gauges = Gauges {
             connections: self.connections.len() as u64,
+            held_bytes: self.shared.memory.held() as u64,
             listeners: self.listeners.len() as u64,
             timers: self.timers.len() as u64,
             operations: self.driver.in_flight() as u64,

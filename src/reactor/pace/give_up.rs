@@ -29,7 +29,7 @@ impl Reactor {
         }
         // Whoever connected again in `on_close` hears no more.
         for id in self.connections.ids() {
-            let connection = self.connections.remove(id);
+            let connection = self.forget(id);
             contained(|| drop(connection));
         }
     }
@@ -45,7 +45,7 @@ impl Reactor {
             }
             self.tell_closed(id, &CloseReason::Shutdown);
         });
-        let connection = self.connections.remove(id);
+        let connection = self.forget(id);
         contained(|| drop(connection));
     }
 }

@@ -8,6 +8,8 @@ pub(super) mod contain;
 pub(super) mod drain;
 mod gauge;
 pub(super) mod give_up;
+mod machine;
+pub(super) mod memory;
 pub(super) mod pollers;
 pub(super) mod timers;
 mod work;

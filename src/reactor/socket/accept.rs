@@ -159,6 +159,10 @@ impl Reactor {
     }
 
     fn admit(&mut self, id: Id, socket: Socket) {
+        if self.has_no_memory_for_one_more() {
+            self.shared.counters.memory_refused.add(1);
+            return self.refuse(&socket);
+        }
         let Some(listener) = self.listeners.get_mut(id) else { return };
         // A peer without an address has gone already.
         let Ok(peer) = socket.peer_addr() else { return };

@@ -35,7 +35,7 @@ impl Reactor {
         if self.contain(|reactor, _| reactor.submit_connect(id, target)) {
             return Ok(id);
         }
-        if let Some(Connection { mut link, .. }) = self.connections.remove(id) {
+        if let Some(Connection { mut link, .. }) = self.forget(id) {
             self.timers.change(&mut link.phase_timer, Due::Phase(id), None);
             self.driver.detach(&link.socket);
         }

@@ -64,6 +64,10 @@ pub(in crate::reactor) struct Link {
     /// The connection's own output when it was last checked, and what it may be: the hard limit, or a single answer that is larger.
     checked_output: usize,
     allowed_output: usize,
+    /// What the handler keeps elsewhere for this connection.
+    pub(in crate::reactor) claimed: usize,
+    /// What the budget of memory knows that it holds.
+    pub(in crate::reactor) held: usize,
     /// What its handler was given in this turn.
     pub(in crate::reactor) fed: Share,
     pub(in crate::reactor) send_cancelled: bool,
@@ -157,6 +161,8 @@ impl Link {
             marks: Marks::default(),
             checked_output: 0,
             allowed_output: 0,
+            claimed: 0,
+            held: 0,
             fed: Share::default(),
             send_cancelled: false,
             connecting: false,
@@ -266,8 +272,9 @@ impl Link {
         self.accepts_output() && self.pending_output() <= self.options.limits.output_soft
     }
 
-    /// Checks the output limits, and whether reading should pause or go on for them. `true` if it paused now.
-    pub(in crate::reactor) fn check_output(&mut self) -> bool {
+    /// Checks the output limits, and whether reading should pause or go on for them, or because memory is `short`. `true` if it
+    /// paused now.
+    pub(in crate::reactor) fn check_output(&mut self, short: bool) -> bool {
         let limits = &self.options.limits;
         let own = self.pending_output() - self.marks.foreign();
         let before = std::mem::replace(&mut self.checked_output, own);
@@ -280,7 +287,7 @@ impl Link {
             return false;
         }
         let most = if self.throttled { limits.output_soft / 2 } else { limits.output_soft };
-        let throttled = own > most && limits.throttles;
+        let throttled = limits.throttles && (own > most || short && self.holds_much_output());
         std::mem::replace(&mut self.throttled, throttled) != throttled && throttled
     }
 

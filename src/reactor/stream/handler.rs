@@ -172,6 +172,15 @@ pub enum CloseReason {
         /// The limit ([`StreamOptions::input_limit`](crate::reactor::StreamOptions::input_limit)).
         limit: usize,
     },
+    /// All connections of the runtime together held more than they may, and this one the most.
+    MemoryBudget {
+        /// Bytes that it held.
+        held: usize,
+        /// Bytes that all of them held.
+        all: usize,
+        /// The limit ([`RuntimeBuilder::memory_budget`](crate::net::RuntimeBuilder::memory_budget)).
+        limit: usize,
+    },
     /// The handler took away output that had been written before it, through [`Io::out`], which is there to be appended to.
     OutputDamaged,
     /// The handler panicked.
@@ -202,6 +211,7 @@ impl Clone for CloseReason {
             ConnectFailed(ref error) => ConnectFailed(copy(error)),
             OutputLimit { pending, limit } => OutputLimit { pending, limit },
             InputLimit { pending, limit } => InputLimit { pending, limit },
+            MemoryBudget { held, all, limit } => MemoryBudget { held, all, limit },
             OutputDamaged => OutputDamaged,
             Panicked => Panicked,
             Internal => Internal,
@@ -257,6 +267,12 @@ impl fmt::Display for CloseReason {
             }
             CloseReason::InputLimit { pending, limit } => {
                 write!(f, "the handler left {pending} bytes of input unconsumed; the limit is {limit}")
+            }
+            CloseReason::MemoryBudget { held, all, limit } => {
+                write!(
+                    f,
+                    "it held {held} bytes, more than any other; all held {all}, and the limit is {limit}"
+                )
             }
             CloseReason::OutputDamaged => {
                 f.write_str("the handler took away output that had been written before, through `Io::out`")

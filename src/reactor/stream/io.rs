@@ -88,6 +88,12 @@ impl Io<'_> {
         self.link.paused = false;
     }
 
+    /// Says how many bytes the handler keeps for this connection elsewhere, until it says otherwise. They count in the
+    /// [budget of memory](crate::reactor::ReactorBuilder::memory_budget).
+    pub fn claim(&mut self, bytes: usize) {
+        self.link.claimed = bytes;
+    }
+
     /// Ends the output: the peer sees the end of the stream behind everything that was written. Input still arrives.
     pub fn shutdown_write(&mut self) {
         self.link.shutdown_write(&mut self.shared.spare);

@@ -25,6 +25,7 @@ impl Reactor {
         self.settle_phase(id);
         self.settle_reading(id);
         self.settle_timer(id);
+        self.weigh(id);
         self.bury(id);
         self.settling = outer;
     }
@@ -32,7 +33,7 @@ impl Reactor {
     /// Delivers what the handler is owed, if it may have it now. `true` if that may have changed things.
     fn settle_input(&mut self, id: Id) -> bool {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return false };
-        if link.check_output() {
+        if link.check_output(self.shared.memory.is_short()) {
             self.shared.counters.reads_paused.add(1);
             link.unread = true;
         }
@@ -164,7 +165,7 @@ impl Reactor {
         }
         if !link.has_operations() {
             self.driver.detach(&link.socket);
-            let Connection { mut link, .. } = self.connections.remove(id).expect("it was there");
+            let Connection { mut link, .. } = self.forget(id).expect("it was there");
             link.inbox.release(&mut self.shared.spare);
         }
     }
@@ -186,6 +187,7 @@ impl Reactor {
             CloseReason::WriteStalled { .. } => &counters.write_stalls,
             CloseReason::WriteTooSlow { .. } => &counters.slow_readers,
             CloseReason::LifetimeOver { .. } => &counters.lifetimes_exceeded,
+            CloseReason::MemoryBudget { .. } => &counters.memory_closed,
             CloseReason::OutputLimit { .. } => &counters.output_limits,
             CloseReason::InputLimit { .. } => &counters.input_limits,
             _ => return,

@@ -102,6 +102,7 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
             self.is_full = sender.out.len() >= full;
             self.streamed_first ^= self.is_full;
         }
+        io.claim(self.kept);
         any |= self.set_timer(io);
         any | self.finish_if_done(io)
     }
@@ -200,6 +201,7 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
         match self.receive(io, bytes) {
             Ok((consumed, wanted)) => {
                 self.proved |= consumed > 0;
+                io.claim(self.kept);
                 let pauses = self.engine.as_ref().is_some_and(|engine| engine.target.pauses());
                 match wanted {
                     Some(wanted) if !pauses => io.expect(wanted),

@@ -160,7 +160,9 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         self.arm(io);
     }
 
+    /// Sees to it that whatever is waited for has an end, and says what waits.
     fn arm(&mut self, io: &mut Io<'_>) {
+        io.claim(self.held());
         self.clock.arm(io, &self.server.options, self.open.len() > 0);
     }
 
