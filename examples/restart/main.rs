@@ -29,14 +29,14 @@ mod lines;
 
 use lines::Talk;
 use sd_notify::NotifyState;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, ExitCode, id};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 use trochus::codec::{ById, Correlated, Lines, Protocol};
-use trochus::net::{self, Address, Signal, Successor, ToAddresses};
+use trochus::net::{self, Address, Listeners, Signal, Successor, ToAddresses};
 use trochus::rpc::{self, Reply};
 use trochus::{Backend, Runtime, config};
 
@@ -80,28 +80,29 @@ fn answer(line: &str, reply: Reply<String>) {
 }
 
 fn serve(options: &Options) -> Result<(), Failure> {
-    // What may fail comes first: from the moment that it listens, this process has clients of its predecessor.
+    // Now, for later there may be a new version at that path, and nothing at the one that the system would tell.
     let program = std::env::current_exe()?;
     net::keep_signals()?;
     let mut inherited = net::inherited()?;
+    let rpc = inherited.take_or("rpc", &options.rpc)?;
+    let lines = match inherited.take("lines") {
+        sockets if !sockets.is_empty() => Some(Listeners::On(sockets)),
+        _ if options.lines.is_empty() => None,
+        _ => Some(Listeners::At(options.lines.clone())),
+    };
+    if let Some((name, address)) = inherited.iter().next() {
+        return Err(format!("nobody here serves the socket {name:?} at {address}").into());
+    }
     let mut builder = Runtime::builder().backend(options.backend);
     if let Some(reactors) = options.reactors {
         builder = builder.reactors(reactors);
     }
     let runtime = builder.build()?;
-    let rpc = inherited.take_or("rpc", &options.rpc)?;
+    // What may fail came first: once it listens, this process has clients of its predecessor.
     let rpc = rpc::Server::builder().bind(&runtime, rpc, protocol(), answer)?;
     let answered = Arc::new(AtomicU64::new(0));
-    let lines = match inherited.take("lines") {
-        sockets if !sockets.is_empty() => Some(net::Listeners::On(sockets)),
-        _ if options.lines.is_empty() => None,
-        _ => Some(net::Listeners::At(options.lines.clone())),
-    };
     let counted = answered.clone();
     let lines = lines.map(|at| runtime.listen(at, move |_| Talk::new(counted.clone()))).transpose()?;
-    if let Some((name, address)) = inherited.iter().next() {
-        return Err(format!("nobody here serves the socket {name:?} at {address}").into());
-    }
     let mut addresses: Vec<String> = rpc.local_addrs().iter().map(ToString::to_string).collect();
     addresses.extend(lines.iter().flat_map(net::Server::local_addrs).map(ToString::to_string));
     println!("listening on {} via {}, process {}", addresses.join(" "), runtime.backend(), id());
@@ -153,7 +154,7 @@ fn serve(options: &Options) -> Result<(), Failure> {
 
 /// The successor's process id, once it serves.
 fn hand_over(
-    program: &PathBuf,
+    program: &Path,
     options: &Options,
     rpc: &rpc::Server,
     lines: Option<&net::Server>,
