@@ -70,6 +70,8 @@ impl Handler for Echo {
 fn serve() {
     let mut found = inherited().unwrap();
     assert!(found.has_predecessor());
+    // Those were its predecessor's.
+    assert_eq!(env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LISTEN_")).count(), 0);
     let runtime = Runtime::builder().reactors(2).build().unwrap();
     let server = runtime.listen(found.take_or("echo", "127.0.0.1:1").unwrap(), |_| Echo).unwrap();
     assert!(found.is_empty() && found.take("echo").is_empty());
@@ -207,7 +209,9 @@ fn a_successor_serves_on_the_same_sockets() {
     let runtime = Runtime::builder().reactors(3).build().unwrap();
     let server = runtime.listen("127.0.0.1:0", |_| Echo).unwrap();
     let address = server.local_addr().clone();
-    let successor = Successor::start(this_program("serve"), [("echo", server.sockets().unwrap())]).unwrap();
+    let mut command = this_program("serve");
+    command.env("LISTEN_PID", "1").env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", "a:b");
+    let successor = Successor::start(command, [("echo", server.sockets().unwrap())]).unwrap();
     let id = successor.id();
     let mut successor = successor.wait_until_ready(PATIENCE).unwrap();
     assert_eq!(successor.id(), id);
@@ -313,4 +317,20 @@ fn servers_of_all_kinds_take_sockets_in_the_place_of_addresses() {
     assert!(Inherited::default().take_or("none", "nonsense").is_err());
     let none: Vec<OwnedFd> = Vec::new();
     assert!(runtime.listen(none, |_| Echo).is_err());
+}
+
+#[test]
+fn each_of_several_addresses_has_all_reactors() {
+    let runtime = Runtime::builder().reactors(2).build().unwrap();
+    let (one, other) = (tcp(), tcp());
+    let addresses = [one.local_addr().unwrap(), other.local_addr().unwrap()];
+    let server = runtime.listen_on(&ListenOptions::new(), [one, other], |_| Echo).unwrap();
+    assert_eq!(server.local_addrs(), addresses.to_addresses().unwrap());
+    for (round, address) in addresses.iter().enumerate() {
+        (0..4).for_each(|_| asks(&(*address).into()));
+        // One socket each: it hands them round.
+        let opened: Vec<u64> = runtime.metrics_by_reactor().iter().map(|of| of.connections_opened).collect();
+        let each = 2 * (round as u64 + 1);
+        assert_eq!(opened, [each, each]);
+    }
 }
