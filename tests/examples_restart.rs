@@ -403,7 +403,7 @@ fn a_successor_that_fails_leaves_the_old_one_serving() {
         replace(&program, "exit 3");
         fails("it gave up before it was ready (exit status: 3)");
         // A program that fails for its own reasons.
-        replace(&program, &format!("exec '{}' \"$@\" --backend nonsense", original.display()));
+        replace(&program, &format!("exec '{}' \"$@\" --reactors 0", original.display()));
         fails("it gave up before it was ready (exit status: 1)");
         let never = folder.path().join("never");
         replace(&program, &format!("echo $$ > '{}'; exec sleep 600", never.display()));

@@ -3,9 +3,10 @@
 use std::env;
 use std::fs::File;
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::{self, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use trochus::net::{Handler, Inherited, Io, ListenOptions, Successor, ToAddresses, inherited};
@@ -283,18 +284,40 @@ fn only_the_successor_has_the_sockets() {
     let mut command = this_program("pass_on_through_a_child");
     let (mut reader, writer) = std::io::pipe().unwrap();
     command.stdout(writer);
-    let listener = tcp();
-    let descriptor = listener.as_raw_fd();
-    let successor = Successor::start(command, [("echo", [listener.try_clone().unwrap()])]).unwrap();
-    // Nor one that this process starts meanwhile.
-    let script = format!("[ -e /dev/fd/0 ] && ! [ -e /dev/fd/{descriptor} ] && echo closed");
-    let told = output(Command::new("sh").args(["-c", &script]));
-    assert_eq!(told.stdout, b"closed\n");
+    let successor = Successor::start(command, [("echo", [tcp()])]).unwrap();
     let mut successor = successor.wait_until_ready(PATIENCE).unwrap();
     successor.wait().unwrap();
     let mut text = String::new();
     std::io::Read::read_to_string(&mut reader, &mut text).unwrap();
     assert!(text.contains("found 0\n"), "{text}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn nobody_who_is_started_at_the_same_moment_has_the_sockets() {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::MetadataExt;
+    let listener = tcp();
+    let file = format!("/proc/self/fd/{}", listener.as_raw_fd());
+    let socket = format!("socket:[{}]", std::fs::metadata(file).unwrap().ino());
+    let ends = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let bystanders = scope.spawn(|| {
+            let mut started = 0;
+            while !ends.load(Ordering::SeqCst) || started < 10 {
+                let told = output(Command::new("ls").args(["-l", "/proc/self/fd"]));
+                let told = String::from_utf8(told.stdout).unwrap();
+                assert!(told.contains("pipe:[") && !told.contains(&socket), "{told}");
+                started += 1;
+            }
+        });
+        for _ in 0..100 {
+            let sockets = [("echo", [listener.try_clone().unwrap()])];
+            drop(Successor::start(Command::new("true"), sockets).unwrap());
+        }
+        ends.store(true, Ordering::SeqCst);
+        bystanders.join().unwrap();
+    });
 }
 
 #[test]
