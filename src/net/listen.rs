@@ -74,7 +74,7 @@ impl Runtime {
         self.listen_async(options, address, accept).wait()
     }
 
-    /// Listens on `address` without waiting for the reactors. The sockets are bound before this returns; a name is looked up
+    /// Listens on `address` without waiting for the reactors, or on sockets. These are bound before this returns; a name is looked up
     /// by the system, which may take its time, so give addresses where that matters.
     ///
     /// If the result is dropped, so is the server, and accepts no more.
