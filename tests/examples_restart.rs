@@ -80,6 +80,7 @@ impl Printed {
 /// A process, and those that take over from it, all of them in a group that ends with the test.
 struct Chain {
     first: Child,
+    guard: Child,
     current: Pid,
     printed: Arc<Printed>,
     reading: Option<JoinHandle<()>>,
@@ -100,6 +101,9 @@ impl Chain {
             let _forking = FORKING.lock().unwrap();
             command.spawn().unwrap()
         };
+        // However this process ends: then there is nothing more to be read.
+        let group = format!("read nothing; kill -KILL -- -{}", first.id());
+        let guard = Command::new("sh").args(["-c", &group]).stdin(Stdio::piped()).process_group(0).spawn();
         // With the writing end, the end would never be read.
         drop(command);
         let printed = Arc::new(Printed::default());
@@ -114,7 +118,9 @@ impl Chain {
             theirs.changed.notify_all();
         });
         let current = Pid::from_child(&first);
-        let mut chain = Chain { first, current, printed, reading: Some(reading), addresses: Vec::new() };
+        let guard = guard.unwrap();
+        let mut chain =
+            Chain { first, guard, current, printed, reading: Some(reading), addresses: Vec::new() };
         let line = chain.printed.wait_for("address", |line| line.starts_with("listening on "));
         let addresses = line.strip_prefix("listening on ").unwrap().split_once(" via ").unwrap().0;
         chain.addresses = addresses.split(' ').map(str::to_owned).collect();
@@ -157,6 +163,8 @@ impl Drop for Chain {
         // They may all have gone.
         let _ = kill_process_group(Pid::from_child(&self.first), Signal::KILL);
         let _ = self.first.wait();
+        let _ = self.guard.kill();
+        let _ = self.guard.wait();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs::File;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -77,7 +78,8 @@ fn serve() {
     let server = runtime.listen(found.take_or("echo", "127.0.0.1:1").unwrap(), |_| Echo).unwrap();
     assert!(found.is_empty() && found.take("echo").is_empty());
     found.ready();
-    runtime.run_until_interrupted().unwrap();
+    // Until the one that has started it is gone.
+    let _ = std::io::stdin().read(&mut [0]);
     drop(server);
 }
 
@@ -98,7 +100,7 @@ fn activated(third: impl Into<OwnedFd>, fourth: impl Into<OwnedFd>, variables: &
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let watchdog = Watchdog::over(&child);
     let mut text = String::new();
-    std::io::Read::read_to_string(&mut child.stdout.take().unwrap(), &mut text).unwrap();
+    child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
     child.wait().unwrap();
     drop(watchdog);
     assert!(text.contains("again 0") && text.contains("\nend"), "{text}");
@@ -195,7 +197,6 @@ fn what_is_no_listening_stream_socket_is_refused_by_its_name() {
 }
 
 fn asks(address: &trochus::net::Address) {
-    use std::io::{Read, Write};
     let trochus::net::Address::Tcp(address) = address else { panic!("{address}") };
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -211,7 +212,7 @@ fn a_successor_serves_on_the_same_sockets() {
     let server = runtime.listen("127.0.0.1:0", |_| Echo).unwrap();
     let address = server.local_addr().clone();
     let mut command = this_program("serve");
-    command.env("LISTEN_PID", "1").env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", "a:b");
+    command.stdin(Stdio::piped()).env("LISTEN_PID", "1").env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", "a:b");
     let successor = Successor::start(command, [("echo", server.sockets().unwrap())]).unwrap();
     let id = successor.id();
     let mut successor = successor.wait_until_ready(PATIENCE).unwrap();
@@ -288,7 +289,7 @@ fn only_the_successor_has_the_sockets() {
     let mut successor = successor.wait_until_ready(PATIENCE).unwrap();
     successor.wait().unwrap();
     let mut text = String::new();
-    std::io::Read::read_to_string(&mut reader, &mut text).unwrap();
+    reader.read_to_string(&mut text).unwrap();
     assert!(text.contains("found 0\n"), "{text}");
 }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 /// Where a server listens.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Listeners {
     /// At these addresses.
     At(Vec<Address>),

@@ -31,7 +31,8 @@ const LONGEST_NAME: usize = 255;
 /// # }
 /// ```
 ///
-/// A successor that is dropped before it was waited for is ended.
+/// A successor that is dropped before it was waited for is ended. On Linux before 5.19, where a listening socket must block for
+/// io_uring and must not for the fallback, both processes have to run on the same backend.
 #[derive(Debug)]
 #[must_use = "a successor that is dropped is ended: `wait_until_ready`"]
 pub struct Successor {
