@@ -102,7 +102,7 @@ impl Chain {
             command.spawn().unwrap()
         };
         // However this process ends: then there is nothing more to be read.
-        let group = format!("read nothing; kill -KILL -- -{}", first.id());
+        let group = format!("read nothing; kill -s KILL -- -{}", first.id());
         let guard = Command::new("sh").args(["-c", &group]).stdin(Stdio::piped()).process_group(0).spawn();
         // With the writing end, the end would never be read.
         drop(command);
