@@ -11,6 +11,40 @@ use crate::reactor::{
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+/// Where a server listens.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Listeners {
+    /// At these addresses.
+    At(Vec<Address>),
+    /// On these sockets, which listen already: see [`Runtime::listen_on`].
+    On(Vec<OwnedFd>),
+}
+
+/// What a server can listen on: whatever has addresses ([`ToAddresses`]), or sockets that listen already.
+pub trait ToListeners {
+    /// The addresses, or the sockets. A name is looked up by the system, which may block.
+    fn to_listeners(self) -> Result<Listeners>;
+}
+
+impl<A: ToAddresses> ToListeners for A {
+    fn to_listeners(self) -> Result<Listeners> {
+        self.to_addresses().map(Listeners::At)
+    }
+}
+
+impl ToListeners for Vec<OwnedFd> {
+    fn to_listeners(self) -> Result<Listeners> {
+        Ok(Listeners::On(self))
+    }
+}
+
+impl ToListeners for Listeners {
+    fn to_listeners(self) -> Result<Listeners> {
+        Ok(self)
+    }
+}
+
 impl Runtime {
     /// Listens on `address` on all reactors. `accept` makes the handler of each connection, on the connection's reactor, or
     /// refuses it; see [`Accepted`].
@@ -21,7 +55,7 @@ impl Runtime {
     /// Waits for the reactors; on a reactor's own thread this is [`Error::OnReactorThread`].
     pub fn listen<A: Accepted>(
         &self,
-        address: impl ToAddresses,
+        address: impl ToListeners,
         accept: impl Fn(&Incoming<'_>) -> A + Send + Sync + 'static,
     ) -> Result<Server> {
         self.listen_with(&ListenOptions::default(), address, accept)
@@ -31,7 +65,7 @@ impl Runtime {
     pub fn listen_with<A: Accepted>(
         &self,
         options: &ListenOptions,
-        address: impl ToAddresses,
+        address: impl ToListeners,
         accept: impl Fn(&Incoming<'_>) -> A + Send + Sync + 'static,
     ) -> Result<Server> {
         Error::if_on_reactor_thread(
@@ -41,23 +75,25 @@ impl Runtime {
         self.listen_async(options, address, accept).wait()
     }
 
-    /// Listens on `address` without waiting for the reactors. The sockets are bound before this returns; a name is looked up
+    /// Listens on `address` without waiting for the reactors, or on sockets. These are bound before this returns; a name is looked up
     /// by the system, which may take its time, so give addresses where that matters.
     ///
     /// If the result is dropped, so is the server, and accepts no more.
     pub fn listen_async<A: Accepted>(
         &self,
         options: &ListenOptions,
-        address: impl ToAddresses,
+        address: impl ToListeners,
         accept: impl Fn(&Incoming<'_>) -> A + Send + Sync + 'static,
     ) -> Pending<Server> {
-        self.begin_to_listen(options, address, Arc::new(accept))
+        address
+            .to_listeners()
+            .and_then(|listeners| self.begin_to_listen(options, listeners, Arc::new(accept)))
             .unwrap_or_else(|error| Pending::done(Err(error)))
     }
 
-    /// Serves on sockets that listen already, such as those that a service manager has passed on, or another process with
-    /// [`Server::sockets`]: each on one of the reactors, which keeps its connections if there are as many sockets as reactors,
-    /// and hands them round otherwise.
+    /// Serves on sockets that listen already, such as those that a service manager or a predecessor has passed on
+    /// ([`inherited`](super::inherited)): each on one of the reactors, which keeps its connections if there are as many sockets
+    /// at that address as reactors, and hands them round otherwise.
     ///
     /// A [`TcpListener`](std::net::TcpListener) or a [`UnixListener`](std::os::unix::net::UnixListener) of the standard library
     /// can be given as it is. Of the options, those that are about listening itself have no effect. A socket file stays where it
@@ -71,41 +107,41 @@ impl Runtime {
         accept: impl Fn(&Incoming<'_>) -> A + Send + Sync + 'static,
     ) -> Result<Server> {
         Error::if_on_reactor_thread("Runtime::listen_on", "use the reactor's own `listen_on`")?;
-        options.check()?;
-        let reactors = self.live_reactors()?;
-        let bound =
-            sockets.into_iter().map(|socket| take_over(socket.into())).collect::<Result<Vec<Bound>>>()?;
-        if bound.is_empty() {
-            return Err(Error::InvalidSetting("there is no socket to serve on".to_owned()));
-        }
-        let addresses = bound.iter().map(|bound| bound.address.clone()).collect();
-        let enough = bound.len() >= reactors.len();
-        let mut sockets: Vec<Vec<Bound>> = reactors.iter().map(|_| Vec::new()).collect();
-        for (index, bound) in bound.into_iter().enumerate() {
-            sockets[index % reactors.len()].push(bound);
-        }
-        let server = Server::new(addresses, Seats::new(options), self);
-        self.serve(options, server, &reactors, sockets, &move |_: &Address| enough, Arc::new(accept)).wait()
+        let sockets: Vec<OwnedFd> = sockets.into_iter().map(Into::into).collect();
+        self.listen_async(options, sockets, accept).wait()
     }
 
     fn begin_to_listen<A: Accepted>(
         &self,
         options: &ListenOptions,
-        address: impl ToAddresses,
+        listeners: Listeners,
         accept: Arc<impl Fn(&Incoming<'_>) -> A + Send + Sync + 'static>,
     ) -> Result<Pending<Server>> {
         options.check()?;
         let reactors = self.live_reactors()?;
+        match listeners {
+            Listeners::At(addresses) => self.serve_at(&addresses, options, &reactors, accept),
+            Listeners::On(sockets) => self.serve_on(sockets, options, &reactors, accept),
+        }
+    }
+
+    fn serve_at<A: Accepted>(
+        &self,
+        addresses: &[Address],
+        options: &ListenOptions,
+        reactors: &[usize],
+        accept: Arc<impl Fn(&Incoming<'_>) -> A + Send + Sync + 'static>,
+    ) -> Result<Pending<Server>> {
         // For each reactor, the sockets that it serves.
         let mut sockets: Vec<Vec<Bound>> = reactors.iter().map(|_| Vec::new()).collect();
         let shares = reactors.len() > 1;
-        let first = bind_all(&address.to_addresses()?, options, &|address| {
+        let first = bind_all(addresses, options, &|address| {
             (shares && spreads(address)).then(|| Share { first: true, cpu: self.core(reactors[0]) })
         })?;
         let addresses: Vec<Address> = first.iter().map(|bound| bound.address.clone()).collect();
         // Where the kernel does not spread them, the first reactor hands them round.
         for address in addresses.iter().filter(|address| shares && spreads(address)) {
-            for (sockets, reactor) in sockets.iter_mut().zip(&reactors).skip(1) {
+            for (sockets, reactor) in sockets.iter_mut().zip(reactors).skip(1) {
                 let share = Some(Share { first: false, cpu: self.core(*reactor) });
                 // They join the first one where that ended up.
                 sockets.extend(bind_all(std::slice::from_ref(address), options, &|_| share)?);
@@ -113,7 +149,42 @@ impl Runtime {
         }
         sockets[0] = first;
         let server = Server::new(addresses, Seats::new(options), self);
-        Ok(self.serve(options, server, &reactors, sockets, &spreads, accept))
+        Ok(self.serve(options, server, reactors, sockets, &spreads, accept))
+    }
+
+    fn serve_on<A: Accepted>(
+        &self,
+        sockets: Vec<OwnedFd>,
+        options: &ListenOptions,
+        reactors: &[usize],
+        accept: Arc<impl Fn(&Incoming<'_>) -> A + Send + Sync + 'static>,
+    ) -> Result<Pending<Server>> {
+        if sockets.is_empty() {
+            return Err(Error::InvalidSetting("there is no socket to serve on".to_owned()));
+        }
+        // How many there are at each address, in the order in which those came.
+        let mut addresses: Vec<(Address, usize)> = Vec::new();
+        let mut served: Vec<Vec<Bound>> = reactors.iter().map(|_| Vec::new()).collect();
+        for socket in sockets {
+            let bound = take_over(socket)?;
+            let known = addresses.iter().position(|(address, _)| *address == bound.address);
+            let place = known.unwrap_or_else(|| {
+                addresses.push((bound.address.clone(), 0));
+                addresses.len() - 1
+            });
+            let (_, count) = &mut addresses[place];
+            served[*count % reactors.len()].push(bound);
+            *count += 1;
+        }
+        let enough: Vec<Address> = addresses
+            .iter()
+            .filter(|(_, count)| *count >= reactors.len())
+            .map(|(at, _)| at.clone())
+            .collect();
+        let addresses = addresses.into_iter().map(|(address, _)| address).collect();
+        let server = Server::new(addresses, Seats::new(options), self);
+        let direct = move |address: &Address| enough.contains(address);
+        Ok(self.serve(options, server, reactors, served, &direct, accept))
     }
 
     fn serve<A: Accepted>(

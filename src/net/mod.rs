@@ -12,12 +12,14 @@
 
 mod builder;
 mod connect;
+mod inherit;
 mod listen;
 mod pending;
 mod relay;
 mod runtime;
 mod server;
 mod signal;
+mod successor;
 mod watch;
 
 pub use crate::reactor::{
@@ -25,9 +27,12 @@ pub use crate::reactor::{
     ListenOptions, MemoryBudget, Polled, Relayed, StreamOptions, ToAddresses, Writable, WriteAsync,
 };
 pub use builder::RuntimeBuilder;
+pub use inherit::{Inherited, inherited};
+pub use listen::{Listeners, ToListeners};
 pub use pending::Pending;
 pub use relay::{Relay, RelayEnd};
 pub use runtime::{ReactorInfo, Runtime};
 pub use server::Server;
 pub use signal::{Signal, keep_signals, wait_for_interrupt, wait_for_signal};
+pub use successor::Successor;
 pub use watch::ReactorFailure;

@@ -73,7 +73,7 @@ impl Server {
         }
     }
 
-    /// Copies of its listening sockets, to pass on to another process, which serves on with
+    /// Copies of its listening sockets, to pass on to another process ([`Successor`](super::Successor)), which serves on with
     /// [`Runtime::listen_on`]. While a copy is open, connections queue up there; a socket file stays from now on, whoever
     /// closes what. Both may accept for a while; each connection comes to one of them.
     ///

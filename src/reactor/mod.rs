@@ -33,9 +33,10 @@ pub use threads::reactor_handle::ReactorHandle;
 pub use threads::stream_handle::{Handle, HandleError, Writable, WriteAsync};
 
 pub(crate) use pace::busy::cores;
-pub(crate) use socket::listener::{Bound, Share, bind_all, take_over};
+pub(crate) use socket::listener::{Bound, Share, bind_all, is_served_at, take_over};
 pub(crate) use socket::race::Contender;
 pub(crate) use socket::seats::Seats;
+pub(crate) use socket::system::{inherited_descriptor, pass_descriptors};
 pub(crate) use threads::reactor_handle::SentAction;
 
 use crate::buf::{HasSpare, Spare};

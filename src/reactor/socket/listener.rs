@@ -131,15 +131,27 @@ fn is_nobodys(error: &io::Error) -> bool {
 /// A socket that somebody else has bound and that listens.
 pub(crate) fn take_over(socket: OwnedFd) -> Result<Bound> {
     let socket = Socket::from(socket);
-    let address = socket.local_addr().map(|address| Address::from_sock_addr(&address));
     let cannot = |source| Error::System { action: "serve a socket from outside", source };
-    let address = address.map_err(cannot)?;
-    #[cfg(target_os = "linux")]
-    if !socket.is_listener().map_err(cannot)? {
-        return Err(cannot(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen")));
-    }
+    let address = is_served_at(&socket).map_err(cannot)?;
     socket.set_cloexec(true).map_err(cannot)?;
     Ok(Bound { file: None, socket, address, shared: true })
+}
+
+/// Where it listens, if that is a stream socket's, over TCP or Unix-domain.
+pub(crate) fn is_served_at(socket: &Socket) -> io::Result<Address> {
+    let wrong = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    if socket.r#type()? != Type::STREAM {
+        return wrong("it is no stream socket");
+    }
+    #[cfg(target_os = "linux")]
+    if !socket.is_listener()? {
+        return wrong("it does not listen");
+    }
+    let address = socket.local_addr()?;
+    if !address.is_unix() && address.as_socket().is_none() {
+        return wrong("it is neither a TCP nor a Unix-domain socket");
+    }
+    Ok(Address::from_sock_addr(&address))
 }
 
 fn bind_one(address: &Address, options: &ListenOptions, share: Option<Share>) -> io::Result<Bound> {

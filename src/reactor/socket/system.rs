@@ -2,7 +2,45 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// Takes a descriptor that was open when this program began, and that somebody has passed to it.
+///
+/// What this process has opened since, or has taken already, is not given: it would be somebody else's here. It shows by being closed
+/// on exec, which nothing can be that has come over one.
+pub(crate) fn inherited_descriptor(descriptor: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call touches no memory, and for a number that is no descriptor it is an error.
+    let flags = unsafe { libc::fcntl(descriptor, libc::F_GETFD) };
+    if flags < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if flags & libc::FD_CLOEXEC != 0 {
+        return Err(io::Error::other("this process did not inherit it, or has taken it already"));
+    }
+    // SAFETY: the call touches no memory, and the descriptor is open.
+    if unsafe { libc::fcntl(descriptor, libc::F_SETFD, flags | libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and as it was not closed on exec, nobody in this process has opened it or taken it before.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Has the processes that the command starts, and no others, inherit these descriptors by the numbers that they have here.
+pub(crate) fn pass_descriptors(command: &mut Command, descriptors: Vec<OwnedFd>) {
+    let pass = move || {
+        for descriptor in &descriptors {
+            // SAFETY: the call touches no memory, and the descriptor is open as long as the command is there.
+            if unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_SETFD, 0) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: behind the fork it makes one system call for each descriptor, and allocates and locks nothing.
+    unsafe { command.pre_exec(pass) };
+}
 
 /// Locks a file or a directory against others who ask for the same lock, until it is closed; `WouldBlock` if one of them
 /// has it.

@@ -8,19 +8,19 @@ use super::spawn::Spawn;
 use super::tasks::Spawning;
 use crate::codec::{Correlation, Decode, Protocol, Request, RequestRef, Response};
 use crate::error::{Error, Result};
-use crate::net::Runtime;
-use crate::reactor::{Address, Incoming, ToAddresses};
+use crate::net::{Runtime, ToListeners};
+use crate::reactor::{Address, Incoming};
 use crate::rpc::{Reply, Service};
 use std::future::Future;
 use std::sync::Arc;
 
 impl ServerOptions {
-    /// Serves `protocol` on `address`: `service` is called for each request, on the reactor of its connection, and answers
+    /// Serves `protocol` on `address`, or on sockets that listen there already: `service` is called for each request, on the reactor of its connection, and answers
     /// through the [`Reply`] at once or later.
     pub fn bind<P: Protocol + Sync>(
         &self,
         runtime: &Runtime,
-        address: impl ToAddresses,
+        address: impl ToListeners,
         protocol: P,
         service: impl Fn(RequestRef<'_, P>, Reply<Response<P>>) + Send + Sync + 'static,
     ) -> Result<Server> {
@@ -35,7 +35,7 @@ impl ServerOptions {
     pub fn bind_each<P: Protocol + Sync, S: Service<P>>(
         &self,
         runtime: &Runtime,
-        address: impl ToAddresses,
+        address: impl ToListeners,
         protocol: P,
         make: impl Fn(&Address) -> S + Send + Sync + 'static,
     ) -> Result<Server> {
@@ -65,7 +65,7 @@ impl ServerOptions {
     pub fn bind_async<P: Protocol + Sync, F: Future<Output = Response<P>> + 'static>(
         &self,
         runtime: &Runtime,
-        address: impl ToAddresses,
+        address: impl ToListeners,
         protocol: P,
         service: impl Fn(Request<P>) -> F + Send + Sync + 'static,
     ) -> Result<Server> {
@@ -81,7 +81,7 @@ impl ServerOptions {
     pub fn bind_async_each<P, F, M>(
         &self,
         runtime: &Runtime,
-        address: impl ToAddresses,
+        address: impl ToListeners,
         protocol: P,
         make: impl Fn(&Address) -> M + Send + Sync + 'static,
     ) -> Result<Server>
@@ -107,7 +107,7 @@ impl ServerOptions {
         &self,
         executor: impl Spawn,
         runtime: &Runtime,
-        address: impl ToAddresses,
+        address: impl ToListeners,
         protocol: P,
         service: impl Fn(Request<P>) -> F + Send + Sync + 'static,
     ) -> Result<Server> {

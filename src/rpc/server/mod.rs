@@ -26,12 +26,13 @@ pub use spawn::Spawn;
 use crate::codec::{Protocol, Request, RequestRef, Response};
 use crate::error::Result;
 use crate::metrics::Drained;
-use crate::net::{self, Pending, Runtime};
-use crate::reactor::{Address, ToAddresses};
+use crate::net::{self, Pending, Runtime, ToListeners};
+use crate::reactor::Address;
 use crate::rpc::{Reply, ServerMetrics, ServerOptions, Service};
 use responder::Shared;
 use std::fmt;
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,11 +52,11 @@ impl Server {
         ServerOptions::new()
     }
 
-    /// Serves `protocol` on `address`: `service` is called for each request, on the reactor of its connection, and answers
+    /// Serves `protocol` on `address`, or on sockets that listen there already: `service` is called for each request, on the reactor of its connection, and answers
     /// through the [`Reply`] at once or later.
     pub fn bind<P: Protocol + Sync>(
         runtime: &Runtime,
-        address: impl ToAddresses,
+        address: impl ToListeners,
         protocol: P,
         service: impl Fn(RequestRef<'_, P>, Reply<Response<P>>) + Send + Sync + 'static,
     ) -> Result<Self> {
@@ -66,7 +67,7 @@ impl Server {
     pub fn bind_each<P: Protocol + Sync, S: Service<P>>(
         runtime: &Runtime,
         options: &ServerOptions,
-        address: impl ToAddresses,
+        address: impl ToListeners,
         protocol: P,
         make: impl Fn(&Address) -> S + Send + Sync + 'static,
     ) -> Result<Self> {
@@ -76,7 +77,7 @@ impl Server {
     /// Serves with an `async fn`: see [`ServerOptions::bind_async`].
     pub fn bind_async<P: Protocol + Sync, F: Future<Output = Response<P>> + 'static>(
         runtime: &Runtime,
-        address: impl ToAddresses,
+        address: impl ToListeners,
         protocol: P,
         service: impl Fn(Request<P>) -> F + Send + Sync + 'static,
     ) -> Result<Self> {
@@ -86,6 +87,11 @@ impl Server {
     /// Where it listens: with port 0, the port that the system chose.
     pub fn local_addr(&self) -> &Address {
         self.server.local_addr()
+    }
+
+    /// All addresses at which it listens; never none.
+    pub fn local_addrs(&self) -> &[Address] {
+        self.server.local_addrs()
     }
 
     /// Its connections at the moment.
@@ -117,6 +123,18 @@ impl Server {
     /// [`stop`](Self::stop) them later.
     pub fn stop_accepting(&self) {
         self.server.stop_accepting();
+    }
+
+    /// Copies of its listening sockets, to pass on to another process: see [`net::Server::sockets`].
+    ///
+    /// Waits for the reactors; on a reactor's own thread this is [`Error::OnReactorThread`](crate::Error::OnReactorThread).
+    pub fn sockets(&self) -> Result<Vec<OwnedFd>> {
+        self.server.sockets()
+    }
+
+    /// What [`sockets`](Self::sockets) returns, without waiting.
+    pub fn sockets_async(&self) -> Pending<Vec<OwnedFd>> {
+        self.server.sockets_async()
     }
 
     /// Stops: it accepts no more connections and takes no more requests, answers those that it took, says goodbye where the
