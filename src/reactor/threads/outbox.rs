@@ -274,7 +274,7 @@ impl Remote {
 
     /// Bytes that were written and not taken over yet.
     pub(in crate::reactor) fn outbox_len(&self) -> usize {
-        self.outbox.lock().payload.len()
+        if self.has_output() { self.outbox.lock().payload.len() } else { 0 }
     }
 
     /// The reactor has been told to look, and does.
