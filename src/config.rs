@@ -134,6 +134,9 @@ pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the peer of an open connection may take for the rest of a message that it has begun to send.
 pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// A message of which so much more has come has that long once more.
+pub const MESSAGE_STEP: usize = 64 << 10;
+
 /// How long the peer of an open connection may take none of the output that waits for it.
 pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(120);
 

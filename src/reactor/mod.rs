@@ -217,8 +217,8 @@ impl Reactor {
         self.handle_completions();
         self.fire_timers();
         self.poll_handlers();
-        self.watch_memory();
         self.flush();
+        self.watch_memory();
         if nothing_completed && self.pollers.found_nothing() && !self.unsubmitted {
             // The producers may be on this very core. To let them go on is cheaper than to sleep, which takes a barrier on
             // this side and a wake-up on theirs.

@@ -251,9 +251,10 @@ impl ClientOptions {
     /// The connection's options. Its reading never pauses because output waits, or both ends could wait for the other to
     /// read; instead no requests are taken over.
     pub(super) fn connection(&self) -> StreamOptions {
-        let mut stream = self.stream.clone();
+        // How long a response may take is for its call to say, and a client that is idle is needed again.
+        let (mut stream, _) = self.stream.clone().without_patience();
         stream.limits.output_soft = stream.limits.output_hard;
-        stream
+        stream.throttle_reading(false)
     }
 
     /// Bytes of requests that may still be encoded when so many wait for the peer.

@@ -23,7 +23,7 @@ pub(crate) fn suites() -> Vec<Suite> {
     )]
 }
 
-const SHORT: Duration = Duration::from_millis(100);
+const SHORT: Duration = Duration::from_millis(300);
 
 /// A connection of which the peer reads all that there is, and how that ended on either side.
 #[track_caller]

@@ -15,6 +15,9 @@ pub(crate) fn suites() -> Vec<Suite> {
             the_largest_goes_and_the_others_are_served,
             who_holds_the_most_is_found_on_other_reactors,
             who_holds_much_is_not_read_until_there_is_plenty,
+            who_is_not_read_hears_of_what_other_reactors_gave_back,
+            as_many_go_as_hold_too_much,
+            what_others_wrote_keeps_nobody_from_being_read,
             newcomers_are_refused_and_then_the_largest_goes,
             what_a_handler_claims_counts,
         ]
@@ -80,14 +83,15 @@ fn the_largest_goes_and_the_others_are_served(ground: &Ground) {
     let server = listen(&stage, recorder);
     let (good, _) = ask(&server, &log, 0);
     is_served(&good);
+    let last = (Peer::connect(server.local_addr()), log.opened());
     let small = ask(&server, &log, 2 * KERNEL);
-    let large = ask(&server, &log, 5 << 20);
+    let large = ask(&server, &log, 6 << 20);
     wait_until("both hold something", || stage.runtime.memory_budget().held > 4 << 20);
-    let last = ask(&server, &log, 4 << 20);
+    last.0.send(&(3_usize << 20).to_le_bytes());
     let held = closed(&stage, &log, 1);
-    assert!(held[0] > 3 << 20, "it was the largest: {held:?}");
+    assert!(held[0] > 4 << 20, "it was the largest: {held:?}");
     is_served(&good);
-    for (peer, bytes) in [(&small.0, 2 * KERNEL), (&last.0, 4 << 20)] {
+    for (peer, bytes) in [(&small.0, 2 * KERNEL), (&last.0, 3 << 20)] {
         assert!(peer.receive(bytes) == pattern(bytes));
     }
     wait_until("nothing is held", || stage.runtime.memory_budget().held == 0);
@@ -152,6 +156,91 @@ fn who_holds_much_is_not_read_until_there_is_plenty(ground: &Ground) {
     assert_eq!(gauges().throttled, 0);
     drop((first, second));
     assert_eq!(stage.finish([server]).memory_closed, 0);
+}
+
+/// Its own reactor sleeps when there is plenty again.
+fn who_is_not_read_hears_of_what_other_reactors_gave_back(ground: &Ground) {
+    let stage = stage(ground, 2);
+    let (log, recorder) = log();
+    let (tell, told) = mpsc::channel();
+    let options = StreamOptions::new().send_buffer(64 << 10).output_limits(usize::MAX / 2, usize::MAX);
+    let server = stage.listen_stream(options, move |_| {
+        let tell = tell.clone();
+        recorder
+            .probe()
+            .open(move |_| tell.send(std::thread::current().name().map(str::to_owned)).unwrap())
+            .bytes(|io, bytes| {
+                io.write(&pattern(usize::from(bytes[0]) << 18));
+                bytes.len()
+            })
+    });
+    let mut peers = [None, None];
+    while peers.iter().any(Option::is_none) {
+        let peer = Peer::connect(server.local_addr());
+        log.opened();
+        let thread = told.recv_timeout(DEADLINE).unwrap();
+        peers[usize::from(thread.as_deref() == Some("trochus-1"))] = Some(peer);
+    }
+    let [Some(holds), Some(waits)] = peers else { unreachable!() };
+    holds.send(&[26]);
+    wait_until("memory is short", || stage.runtime.memory_budget().held > LIMIT / 8 * 6 - KERNEL);
+    waits.send(&[4]);
+    wait_until("both hold something", || stage.runtime.memory_budget().held > LIMIT / 8 * 6);
+    wait_until("it is not read", || {
+        // Looked at when anything happens to it.
+        waits.send(&[0]);
+        stage.runtime.gauges().unwrap()[1].throttled == 1
+    });
+    let seen = log.rest();
+    waits.send(&[9]);
+    drop(seen);
+    assert!(holds.receive(26 << 18) == pattern(26 << 18));
+    log.find(|event| matches!(event, Event::Bytes(bytes) if bytes.contains(&9)).then_some(()));
+    drop((holds, waits));
+    assert_eq!(stage.finish([server]).memory_closed, 0);
+}
+
+/// None of them holds much, and all of it comes in one turn.
+fn as_many_go_as_hold_too_much(ground: &Ground) {
+    const EACH: usize = 1 << 20;
+    let stage = stage(ground, 1);
+    let (log, recorder) = log();
+    let server = stage.listen(move |_| recorder.probe().notify(|io| io.claim(EACH)));
+    let peers: Vec<Peer> = (0..20).map(|_| Peer::connect(server.local_addr())).collect();
+    let handles: Vec<Handle> = peers.iter().map(|_| log.opened()).collect();
+    let all = move |reactor: &mut trochus::Reactor| {
+        for handle in &handles {
+            reactor.with_connection(handle.id(), |io| io.claim(EACH));
+        }
+        reactor.metrics().memory_closed
+    };
+    assert_eq!(stage.runtime.run_on(0, all).wait().unwrap(), 0, "it is looked at when the turn is over");
+    stage.runtime.run_on(0, |_| ()).wait().unwrap();
+    assert_eq!(stage.metrics().memory_closed, 12);
+    assert_eq!(stage.runtime.memory_budget().held, LIMIT);
+    drop(peers);
+    stage.finish([server]);
+}
+
+/// Two who wait for each other to read would wait for ever.
+fn what_others_wrote_keeps_nobody_from_being_read(ground: &Ground) {
+    let stage = stage(ground, 1);
+    let (log, recorder) = log();
+    let options = StreamOptions::new().send_buffer(64 << 10);
+    let server = stage.listen_stream(options, move |_| recorder.probe());
+    let peer = Peer::connect(server.local_addr());
+    let handle = log.opened();
+    handle.write(&pattern(13 << 19)).unwrap();
+    wait_until("memory is short", || stage.runtime.memory_budget().held > LIMIT / 8 * 6 - KERNEL);
+    let other = Peer::connect(server.local_addr());
+    log.opened().write(&pattern(KERNEL)).unwrap();
+    wait_until("memory is short", || stage.runtime.memory_budget().held > LIMIT / 8 * 6);
+    for _ in 0..3 {
+        peer.send(b"read");
+        assert_eq!(log.bytes(4), b"read");
+    }
+    drop((peer, other));
+    stage.finish([server]);
 }
 
 fn newcomers_are_refused_and_then_the_largest_goes(ground: &Ground) {

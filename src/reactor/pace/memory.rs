@@ -1,8 +1,7 @@
 //! What connections hold in memory, against what all of a runtime's may hold together, and what is done when that is short.
 
-use crate::config::{MEMORY_BYTES, SCARCE_TIME, SHORT_BYTES};
+use crate::config::{MEMORY_BYTES, SCARCE_TIME};
 use crate::driver::Kind;
-use crate::log;
 use crate::reactor::Reactor;
 use crate::reactor::stream::connection::{Connection, Link, Phase};
 use crate::reactor::stream::handler::CloseReason;
@@ -10,7 +9,7 @@ use crate::reactor::table::Id;
 use crate::reactor::threads::reactor_handle::ReactorHandle;
 use crossbeam_utils::CachePadded;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -29,6 +28,11 @@ pub struct MemoryBudget {
 pub(crate) struct Ledger {
     limit: usize,
     parts: Box<[CachePadded<Part>]>,
+    /// How much is left, as whoever looked last saw it: a [`Level`].
+    level: CachePadded<AtomicU8>,
+    /// Since when that has been scarce, or one connection less, in nanoseconds since `began`; 0 if it is not.
+    scarce_since: AtomicU64,
+    began: Instant,
 }
 
 /// A reactor's.
@@ -38,17 +42,94 @@ struct Part {
     /// To ask it for some of that.
     reactor: OnceLock<ReactorHandle>,
     asked: AtomicBool,
+    /// It has connections that are not read until there is plenty.
+    squeezes: AtomicBool,
+}
+
+/// How much is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+enum Level {
+    Plenty,
+    /// Who has much output is not read.
+    Short,
+    /// Nobody is let in.
+    Scarce,
+    /// The largest connections are closed.
+    Exceeded,
+}
+
+impl Level {
+    fn from(number: u8) -> Self {
+        [Level::Plenty, Level::Short, Level::Scarce, Level::Exceeded][usize::from(number)]
+    }
+
+    /// What follows, a little below where each begins it ends.
+    fn next(self, held: usize, limit: usize) -> Self {
+        let eighths = |n: usize| limit / 8 * n;
+        match self {
+            _ if held > limit => Level::Exceeded,
+            _ if held > eighths(7) => Level::Scarce,
+            Level::Scarce | Level::Exceeded if held > eighths(6) => Level::Scarce,
+            _ if held > eighths(6) => Level::Short,
+            Level::Short | Level::Scarce | Level::Exceeded if held > eighths(5) => Level::Short,
+            _ => Level::Plenty,
+        }
+    }
 }
 
 impl Ledger {
     pub(crate) fn new(limit: Option<usize>, reactors: usize) -> Arc<Self> {
         let parts = (0..reactors).map(|_| CachePadded::default()).collect();
-        Arc::new(Ledger { limit: limit.unwrap_or_else(usual_limit), parts })
+        let limit = limit.unwrap_or_else(usual_limit);
+        let (level, scarce_since) = (CachePadded::default(), AtomicU64::new(0));
+        Arc::new(Ledger { limit, parts, level, scarce_since, began: Instant::now() })
     }
 
     pub(crate) fn budget(&self) -> MemoryBudget {
         let held = self.parts.iter().map(|part| part.held.load(Ordering::Relaxed));
         MemoryBudget { held: held.fold(0, usize::saturating_add), limit: self.limit }
+    }
+
+    #[inline]
+    fn level(&self) -> Level {
+        Level::from(self.level.load(Ordering::Relaxed))
+    }
+
+    /// Looks what is left, for all reactors. If there is plenty again, those that have connections waiting for that are told.
+    fn look(&self, now: Instant) -> Level {
+        let MemoryBudget { held, limit } = self.budget();
+        let before = self.level();
+        let level = before.next(held, limit);
+        if level != before {
+            // Before it is asked who squeezes; who squeezes looks at it behind saying so.
+            self.level.store(level as u8, Ordering::SeqCst);
+        }
+        if level < Level::Scarce {
+            self.scarce_since.store(0, Ordering::Relaxed);
+        } else {
+            let now = self.nanos(now);
+            let _ = self.scarce_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        if level == Level::Plenty && before > level {
+            self.parts.iter().filter(|part| part.squeezes.load(Ordering::SeqCst)).for_each(|part| {
+                // It looks for itself in its next turn.
+                part.reactor.get().inspect(|reactor| reactor.wake());
+            });
+        }
+        level
+    }
+
+    /// Whether memory has been scarce for so long that somebody has to go: once each time.
+    fn is_overdue(&self, now: Instant) -> bool {
+        let (since, now) = (self.scarce_since.load(Ordering::Relaxed), self.nanos(now));
+        let overdue = since > 0 && now.saturating_sub(since) >= SCARCE_TIME.as_nanos() as u64;
+        overdue
+            && self.scarce_since.compare_exchange(since, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    fn nanos(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.began).as_nanos().max(1) as u64
     }
 
     /// Who holds the most: the first one of those who do.
@@ -70,18 +151,6 @@ fn usual_limit() -> usize {
     (may_have / 4).min(MEMORY_BYTES)
 }
 
-/// How much is left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Level {
-    Plenty,
-    /// Who holds much is not read.
-    Short,
-    /// Nobody is let in.
-    Scarce,
-    /// The largest connection is closed.
-    Exceeded,
-}
-
 /// A reactor's view of the ledger.
 pub(in crate::reactor) struct Memory {
     ledger: Arc<Ledger>,
@@ -90,18 +159,22 @@ pub(in crate::reactor) struct Memory {
     held: usize,
     /// As the others know it.
     told: usize,
-    level: Level,
-    scarce_since: Option<Instant>,
+    /// It has connections that are not read until there is plenty.
+    squeezes: bool,
 }
 
 impl Memory {
     pub(in crate::reactor) fn new(ledger: Arc<Ledger>, index: usize) -> Self {
-        Memory { ledger, index, held: 0, told: 0, level: Level::Plenty, scarce_since: None }
+        Memory { ledger, index, held: 0, told: 0, squeezes: false }
+    }
+
+    fn part(&self) -> &Part {
+        &self.ledger.parts[self.index]
     }
 
     /// Sets by whom this reactor can be asked for memory.
     pub(in crate::reactor) fn belongs_to(&self, reactor: ReactorHandle) {
-        let _ = self.ledger.parts[self.index].reactor.set(reactor);
+        let _ = self.part().reactor.set(reactor);
     }
 
     /// A connection that held `before` holds `now`.
@@ -114,7 +187,25 @@ impl Memory {
 
     #[inline]
     pub(in crate::reactor) fn is_short(&self) -> bool {
-        self.level > Level::Plenty
+        self.ledger.level() > Level::Plenty
+    }
+
+    /// A connection is not read because memory is short.
+    pub(in crate::reactor) fn squeeze(&mut self) {
+        if !std::mem::replace(&mut self.squeezes, true) {
+            self.part().squeezes.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether those that were not read for that are to be looked at.
+    fn may_let_go(&mut self) -> bool {
+        let is_plenty = || Level::from(self.ledger.level.load(Ordering::SeqCst)) == Level::Plenty;
+        let lets_go = self.squeezes && is_plenty();
+        if lets_go {
+            self.squeezes = false;
+            self.part().squeezes.store(false, Ordering::SeqCst);
+        }
+        lets_go
     }
 
     pub(in crate::reactor) fn budget(&self) -> MemoryBudget {
@@ -126,33 +217,18 @@ impl Memory {
         self.held
     }
 
+    #[inline]
     fn publish(&mut self) {
         if self.told != self.held {
             self.told = self.held;
-            self.ledger.parts[self.index].held.store(self.held, Ordering::Relaxed);
+            self.part().held.store(self.held, Ordering::Relaxed);
         }
     }
 
-    /// Looks what is left. The level that there was.
+    /// Tells what this reactor's connections hold, and looks what is left.
     fn look(&mut self, now: Instant) -> Level {
         self.publish();
-        let MemoryBudget { held, limit } = self.ledger.budget();
-        let eighths = |n: usize| limit / 8 * n;
-        let level = match self.level {
-            _ if held > limit => Level::Exceeded,
-            _ if held > eighths(7) => Level::Scarce,
-            // A little below where each begins, it ends.
-            Level::Scarce | Level::Exceeded if held > eighths(6) => Level::Scarce,
-            _ if held > eighths(6) => Level::Short,
-            Level::Short | Level::Scarce | Level::Exceeded if held > eighths(5) => Level::Short,
-            _ => Level::Plenty,
-        };
-        if level < Level::Scarce {
-            self.scarce_since = None;
-        } else {
-            self.scarce_since.get_or_insert(now);
-        }
-        std::mem::replace(&mut self.level, level)
+        self.ledger.look(now)
     }
 }
 
@@ -171,13 +247,8 @@ impl Link {
             return 0;
         }
         let outbox = self.remote.as_ref().map_or(0, |handle| handle.remote().outbox_len());
-        self.inbox.len() + self.pending_output() + self.claimed + outbox
-    }
-
-    /// Whether it holds so much output that it is not to be read while memory is short.
-    #[inline]
-    pub(in crate::reactor) fn holds_much_output(&self) -> bool {
-        self.pending_output() + self.claimed > SHORT_BYTES
+        let own = self.inbox.len() + self.pending_output() + outbox;
+        own.saturating_add(self.claimed)
     }
 }
 
@@ -205,12 +276,10 @@ impl Reactor {
 
     /// Looks, once a turn, how much memory is left, and does what follows.
     pub(in crate::reactor) fn watch_memory(&mut self) {
-        let before = self.shared.memory.look(self.shared.now);
-        let level = self.shared.memory.level;
-        if level == Level::Exceeded {
-            self.ask_for_memory();
+        if self.shared.memory.look(self.shared.now) == Level::Exceeded {
+            self.ask_for_memory(Asked::UntilEnough);
         }
-        if level == Level::Plenty && before > level {
+        if self.shared.memory.may_let_go() {
             let mut ids = self.connections.ids().into_iter();
             while !self.contain(|reactor, about| {
                 for id in ids.by_ref() {
@@ -224,52 +293,101 @@ impl Reactor {
     /// Whether a new connection has to be turned away. When that goes on for a while, because those who hold the memory do not
     /// give it back, the largest of them goes.
     pub(in crate::reactor) fn has_no_memory_for_one_more(&mut self) -> bool {
-        let memory = &self.shared.memory;
-        if memory.level < Level::Scarce {
+        let memory = &mut self.shared.memory;
+        if memory.ledger.level() < Level::Scarce || memory.look(self.shared.now) < Level::Scarce {
             return false;
         }
-        let since = memory.scarce_since.unwrap_or(self.shared.now);
-        if self.shared.now.saturating_duration_since(since) >= SCARCE_TIME {
-            self.ask_for_memory();
+        if memory.ledger.is_overdue(self.shared.now) {
+            self.ask_for_memory(Asked::One);
         }
         true
     }
 
     /// Has whichever reactor holds the most close the largest of its connections.
-    fn ask_for_memory(&mut self) {
+    fn ask_for_memory(&mut self, asked: Asked) {
         let memory = &self.shared.memory;
         let (ledger, largest) = (memory.ledger.clone(), memory.ledger.largest());
         if largest == memory.index {
-            return self.shed();
+            return self.shed(asked);
         }
         let part = &ledger.parts[largest];
         if let Some(reactor) = part.reactor.get()
             && !part.asked.swap(true, Ordering::AcqRel)
         {
             // One that has stopped holds nothing.
-            let _ = reactor.run(|reactor| {
-                let memory = &reactor.shared.memory;
-                memory.ledger.parts[memory.index].asked.store(false, Ordering::Release);
-                reactor.shed();
-                reactor.shared.memory.publish();
+            let _ = reactor.run(move |reactor| {
+                reactor.shed(asked);
+                reactor.shared.memory.part().asked.store(false, Ordering::Release);
             });
         }
     }
 
-    /// Closes the connection that holds the most.
-    fn shed(&mut self) {
+    /// Closes the connections that hold the most, as long as that is needed.
+    fn shed(&mut self, asked: Asked) {
         let held = |id: &Id| self.connections.get(*id).map_or(0, |connection| connection.link.held);
-        let Some(id) = self.connections.ids().into_iter().max_by_key(held) else { return };
-        let MemoryBudget { held: all, limit } = self.memory_budget();
-        if let Some(Connection { link, .. }) = self.connections.get_mut(id)
-            && link.held > 0
-        {
-            let held = link.held;
-            log::over_limit(
-                &link.peer,
-                &format_args!("it held {held} of {all} bytes; the budget is {limit}"),
-            );
-            self.change(id, |link| link.fail(CloseReason::MemoryBudget { held, all, limit }));
+        let mut ids: Vec<(usize, Id)> =
+            self.connections.ids().into_iter().map(|id| (held(&id), id)).collect();
+        ids.sort_unstable_by_key(|(held, _)| std::cmp::Reverse(*held));
+        let mut ids = ids.into_iter().take_while(|(held, _)| *held > 0);
+        let needed = if asked == Asked::One { Level::Scarce } else { Level::Exceeded };
+        while !self.contain(|reactor, about| {
+            while reactor.shared.memory.look(reactor.shared.now) >= needed
+                && let Some((held, id)) = ids.next()
+            {
+                *about = Some(id.token(Kind::Receive));
+                let MemoryBudget { held: all, limit } = reactor.memory_budget();
+                reactor.change(id, |link| link.fail(CloseReason::MemoryBudget { held, all, limit }));
+                if asked == Asked::One {
+                    break;
+                }
+            }
+        }) {}
+        self.shared.memory.look(self.shared.now);
+    }
+}
+
+/// How much a reactor is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// The largest connection, because newcomers have been waiting for long.
+    One,
+    /// As much as exceeds the limit.
+    UntilEnough,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_end_a_little_below_where_they_begin() {
+        use Level::{Exceeded, Plenty, Scarce, Short};
+        let (mut level, mut levels) = (Plenty, Vec::new());
+        for held in [60, 61, 70, 71, 80, 81, 80, 71, 70, 61, 60, 51, 50, 81, 50] {
+            level = level.next(held, 80);
+            levels.push(level);
         }
+        let up = [Plenty, Short, Short, Scarce, Scarce, Exceeded];
+        let down = [Scarce, Scarce, Scarce, Scarce, Short, Short, Plenty, Exceeded, Plenty];
+        assert_eq!(levels, [&up[..], &down[..]].concat());
+        assert!((0..4).all(|number| Level::from(number) as u8 == number));
+    }
+
+    /// Over and over, as each newcomer asks.
+    #[test]
+    fn scarcity_costs_one_connection_a_second() {
+        let ledger = Ledger::new(Some(80), 1);
+        let at = |seconds| ledger.began + SCARCE_TIME * seconds;
+        ledger.parts[0].held.store(75, Ordering::Relaxed);
+        assert_eq!(ledger.look(at(10)), Level::Scarce);
+        assert!(!ledger.is_overdue(at(10)) && !ledger.is_overdue(at(11) - SCARCE_TIME / 2));
+        assert!(ledger.is_overdue(at(11)) && !ledger.is_overdue(at(11)));
+        assert!(!ledger.is_overdue(at(12) - SCARCE_TIME / 2) && ledger.is_overdue(at(12)));
+        // Somebody gave it back meanwhile.
+        ledger.parts[0].held.store(1, Ordering::Relaxed);
+        ledger.look(at(13));
+        ledger.parts[0].held.store(75, Ordering::Relaxed);
+        ledger.look(at(20));
+        assert!(!ledger.is_overdue(at(20)) && ledger.is_overdue(at(21)));
     }
 }

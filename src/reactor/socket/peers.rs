@@ -2,7 +2,7 @@
 
 use super::address::Address;
 use super::options::ListenOptions;
-use crate::config::PEERS_REMEMBERED;
+use crate::config::{NEVER, PEERS_REMEMBERED};
 use crate::error::{Error, Result};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -34,8 +34,9 @@ impl ListenOptions {
         self
     }
 
-    /// New connections that one peer may make in a `period`, all of them at once or one by one. Those beyond are closed at once, and
-    /// counted as those beyond [`max_connections_per_peer`](Self::max_connections_per_peer) are. Any number, unless set.
+    /// New connections that one peer may make at once, and one more in each `period / connections` behind that, until it may make
+    /// all of them at once again. Those beyond are closed at once, and counted as those beyond
+    /// [`max_connections_per_peer`](Self::max_connections_per_peer) are. Any number, unless set.
     pub fn max_rate_per_peer(mut self, connections: u32, period: Duration) -> Self {
         self.peers.rate = Some(Rate { connections, period });
         self
@@ -44,10 +45,10 @@ impl ListenOptions {
 
 impl PeerLimits {
     pub(crate) fn check(&self) -> Result<()> {
-        let is_nothing = |rate: Rate| rate.connections == 0 || rate.period.is_zero();
-        if self.connections == Some(0) || self.rate.is_some_and(is_nothing) {
+        let is_none = |rate: Rate| rate.connections == 0 || rate.period.is_zero() || rate.period >= NEVER;
+        if self.connections == Some(0) || self.rate.is_some_and(is_none) {
             return Err(Error::InvalidSetting(
-                "a peer must be allowed at least one connection, and a rate needs a period".to_owned(),
+                "a peer must be allowed at least one connection, and a rate needs a period of less than `NEVER`".to_owned(),
             ));
         }
         Ok(())

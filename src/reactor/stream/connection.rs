@@ -6,6 +6,7 @@ use super::handler::{CloseReason, Handler};
 use super::reading::Reading;
 use super::relay::Passage;
 use crate::buf::{Inbox, Marks, Payload, Spare};
+use crate::config::SHORT_BYTES;
 use crate::reactor::pace::budget::Share;
 use crate::reactor::socket::address::Address;
 use crate::reactor::socket::options::StreamOptions;
@@ -286,8 +287,9 @@ impl Link {
             self.fail(CloseReason::OutputLimit { pending: own, limit });
             return false;
         }
-        let most = if self.throttled { limits.output_soft / 2 } else { limits.output_soft };
-        let throttled = limits.throttles && (own > most || short && self.holds_much_output());
+        let soft = if short { limits.output_soft.min(SHORT_BYTES) } else { limits.output_soft };
+        let most = if self.throttled { soft / 2 } else { soft };
+        let throttled = own > most && limits.throttles;
         std::mem::replace(&mut self.throttled, throttled) != throttled && throttled
     }
 

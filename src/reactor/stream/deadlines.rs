@@ -2,7 +2,8 @@
 
 use super::connection::{Link, Phase};
 use super::handler::CloseReason;
-use crate::config::{self, DRAIN_TIMEOUT, NEVER};
+use super::reading::Reading;
+use crate::config::{self, DRAIN_TIMEOUT, MESSAGE_STEP, NEVER};
 use crate::error::{Error, Result};
 use crate::reactor::pace::timers::deadline;
 use crate::reactor::socket::options::StreamOptions;
@@ -37,12 +38,12 @@ struct WriteRate {
     period: Duration,
 }
 
-/// Limits of time. Each counts from what the peer did last in that respect, has a [`CloseReason`] and a counter of its own, and
-/// costs nothing while it is kept: there is one timer for all of a connection's. `Duration::MAX` switches one off.
+/// Limits of time. Each has a [`CloseReason`] and a counter of its own, and costs next to nothing while it is kept: there is one timer
+/// for all of a connection's. `Duration::MAX` switches one off.
 /// [`trochus::docs::limits`](crate::docs::limits) has all of them in one table.
 impl StreamOptions {
     /// How long the peer may take until the first byte that it sends ([`CloseReason::OpeningTimeout`]): for ever unless set, because
-    /// there are protocols in which it has nothing to say.
+    /// there are protocols in which it has nothing to say. It ends as [`idle_timeout`](Self::idle_timeout) does.
     pub fn opening_timeout(mut self, timeout: Duration) -> Self {
         self.deadlines.change(|limits| limits.opening = timeout);
         self
@@ -50,16 +51,20 @@ impl StreamOptions {
 
     /// How long the peer may take for the rest of a message whose beginning the handler has left unconsumed
     /// ([`CloseReason::MessageTimeout`]): [`config::MESSAGE_TIMEOUT`] unless set. It counts from when the handler last consumed
-    /// something, so that a byte now and then does not put it off, and not while reading is paused: a handler that waits for
-    /// somebody else than the peer has to [pause](crate::reactor::Io::pause_reading).
+    /// something, or from the last [`config::MESSAGE_STEP`] that came since, so that a byte now and then does not put it off; and
+    /// not while reading is paused: a handler that waits for somebody else than the peer has to
+    /// [pause](crate::reactor::Io::pause_reading). Servers of [`rpc`](crate::rpc) have a limit of their own in its place, and
+    /// clients one for each call.
     pub fn message_timeout(mut self, timeout: Duration) -> Self {
         self.deadlines.change(|limits| limits.message = timeout);
         self
     }
 
-    /// How long nothing may come from the peer, and nothing be taken by it, before the connection is closed
-    /// ([`CloseReason::IdleTimeout`]): for ever unless set. It is closed in good order if it is at rest, as
-    /// [`Handler::on_shutdown`](crate::reactor::Handler::on_shutdown) does unless it chooses otherwise.
+    /// How long nothing may come from the peer, and nothing be taken by it, before the connection is to end
+    /// ([`CloseReason::IdleTimeout`]): for ever unless set. If output waits for the peer, it is reset. Otherwise the handler's
+    /// [`on_shutdown`](crate::reactor::Handler::on_shutdown) is called, which knows whether something is in progress, and what has not
+    /// ended [`config::DRAIN_TIMEOUT`] later is reset. Servers of [`rpc`](crate::rpc) take this for their own
+    /// [`idle_timeout`](crate::rpc::ServerOptions::idle_timeout), and clients do without.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.deadlines.change(|limits| limits.idle = timeout);
         self
@@ -78,6 +83,15 @@ impl StreamOptions {
     pub fn write_rate(mut self, bytes: usize, period: Duration) -> Self {
         self.deadlines.change(|limits| limits.write_rate = Some(WriteRate { bytes, period }));
         self
+    }
+
+    /// For whoever looks after that by itself: without limits for the first word, the rest of a message, and silence. What the last
+    /// one was, if it was set.
+    pub(crate) fn without_patience(mut self) -> (Self, Option<Duration>) {
+        let idle = Some(self.deadlines.idle).filter(|idle| *idle < NEVER);
+        let never = Duration::MAX;
+        self.deadlines.change(|limits| (limits.opening, limits.message, limits.idle) = (never, never, never));
+        (self, idle)
     }
 
     /// A server's own; see [`ListenOptions::lifetime`](crate::reactor::ListenOptions::lifetime).
@@ -126,7 +140,7 @@ enum Limit {
     WriteStall,
     WriteRate,
     Lifetime,
-    /// It was asked to end for its age, and has not.
+    /// It was asked to end, and has not.
     Farewell,
 }
 
@@ -134,10 +148,8 @@ enum Limit {
 #[derive(Debug)]
 pub(super) enum Overdue {
     Fail(CloseReason),
-    /// Nothing is lost if it ends now in good order.
-    End(CloseReason),
-    /// Its handler is asked to end it.
-    AskToEnd,
+    /// Its handler is asked to end it, for this reason if there is one.
+    AskToEnd(Option<CloseReason>),
     Nothing,
 }
 
@@ -147,11 +159,11 @@ pub(in crate::reactor) struct Since {
     pub(in crate::reactor) opened: Instant,
     /// The peer has sent something.
     pub(in crate::reactor) heard: bool,
-    /// The handler waits for the rest of a message.
-    half: Option<Instant>,
+    /// The handler waits for the rest of a message; and how much of it there was.
+    half: Option<(Instant, usize)>,
     /// Output has been waiting all the time, and so much of it was taken.
     pub(super) output: Option<(Instant, usize)>,
-    /// It was asked to end for its age.
+    /// It was asked to end.
     asked: Option<Instant>,
     /// It was not read when it was last looked at.
     silenced: bool,
@@ -183,15 +195,17 @@ impl Link {
     /// Notes from when on the peer owes the rest of a message, and takes what waits for it.
     #[inline]
     pub(super) fn note_waiting(&mut self, now: Instant) {
-        let owes = !self.inbox.is_empty() && self.wants_input() && self.passage.is_none();
+        let ended = self.reading == Reading::Ended;
+        let owes = !self.inbox.is_empty() && self.wants_input() && self.passage.is_none() && !ended;
         let silenced = self.is_silenced();
         if std::mem::replace(&mut self.since.silenced, silenced) && !silenced {
             self.last_input = now;
         }
-        self.since.half = owes.then(|| self.since.half.unwrap_or(now));
-        if self.since.output.is_none() && self.pending_output() > 0 && self.phase >= Phase::Open {
-            self.since.output = Some((now, 0));
-        }
+        let there = self.inbox.len();
+        let half = self.since.half.filter(|(_, before)| there < before.saturating_add(MESSAGE_STEP));
+        self.since.half = owes.then(|| half.unwrap_or((now, there)));
+        let waits = self.pending_output() > 0 && self.phase >= Phase::Open;
+        self.since.output = waits.then(|| self.since.output.unwrap_or((now, 0)));
     }
 
     /// Whether a timer that is set for then comes before any limit: those that began to count before it was set are in it, and
@@ -212,14 +226,16 @@ impl Link {
         if self.has_failed_output() {
             return Some((deadline(self.last_sign(), self.options.close_timeout), Limit::FailedOutput));
         }
-        let opening = at(since.opened, limits.opening).filter(|_| !since.heard);
-        let message = since.half.and_then(|half| at(half, limits.message));
+        // Who was asked to end is asked once.
+        let is_asked = since.asked.is_some();
+        let opening = at(since.opened, limits.opening).filter(|_| !since.heard && !is_asked);
+        let message = since.half.and_then(|(half, _)| at(half, limits.message));
         // Who is not read cannot help being silent.
-        let idle = at(self.last_sign(), limits.idle).filter(|_| !self.is_silenced());
+        let idle = at(self.last_sign(), limits.idle).filter(|_| !self.is_silenced() && !is_asked);
         let stall = at(self.last_progress, limits.write_stall).filter(|_| waits);
         let lifetime = match since.asked {
             None => at(since.opened, limits.lifetime).map(|due| (due, Limit::Lifetime)),
-            Some(asked) => Some((deadline(asked, DRAIN_TIMEOUT), Limit::Farewell)),
+            Some(_) => self.farewell_due().map(|due| (due, Limit::Farewell)),
         };
         let limits = [
             opening.map(|due| (due, Limit::Opening)),
@@ -230,6 +246,15 @@ impl Link {
             lifetime,
         ];
         limits.into_iter().flatten().min_by_key(|(due, _)| *due)
+    }
+
+    /// When whoever was asked to end is cut off.
+    pub(super) fn farewell_due(&self) -> Option<Instant> {
+        self.since.asked.map(|asked| deadline(asked, DRAIN_TIMEOUT))
+    }
+
+    pub(super) fn cut_off_for_age(&self) -> CloseReason {
+        CloseReason::LifetimeOver { lifetime: self.options.deadlines.lifetime }
     }
 
     /// When the peer must have taken enough.
@@ -251,7 +276,7 @@ impl Link {
 
     /// Whether this side keeps the peer from saying anything.
     fn is_silenced(&self) -> bool {
-        self.paused || self.throttled
+        self.paused || self.throttled || !self.has_passage_open()
     }
 
     /// A limit of an open connection is reached.
@@ -262,21 +287,33 @@ impl Link {
         let (limits, pending) = (&self.options.deadlines, self.pending_output());
         match limit {
             Limit::FailedOutput => Overdue::Fail(CloseReason::Closed),
-            Limit::Opening => Overdue::End(CloseReason::OpeningTimeout { timeout: limits.opening }),
+            Limit::Opening => {
+                let reason = CloseReason::OpeningTimeout { timeout: limits.opening };
+                self.since.asked = Some(now);
+                Overdue::AskToEnd(Some(reason))
+            }
             Limit::Message => {
                 let (pending, timeout) = (self.inbox.len(), limits.message);
                 Overdue::Fail(CloseReason::MessageTimeout { pending, timeout })
             }
-            Limit::Idle => Overdue::End(CloseReason::IdleTimeout { timeout: limits.idle }),
+            Limit::Idle => {
+                let reason = CloseReason::IdleTimeout { timeout: limits.idle };
+                if pending > 0 {
+                    // Who takes nothing is not waited for once more.
+                    return Overdue::Fail(reason);
+                }
+                self.since.asked = Some(now);
+                Overdue::AskToEnd(Some(reason))
+            }
             Limit::WriteStall => {
                 Overdue::Fail(CloseReason::WriteStalled { pending, timeout: limits.write_stall })
             }
             Limit::WriteRate => self.check_rate(now).map_or(Overdue::Nothing, Overdue::Fail),
             Limit::Lifetime => {
                 self.since.asked = Some(now);
-                Overdue::AskToEnd
+                Overdue::AskToEnd(None)
             }
-            Limit::Farewell => Overdue::Fail(CloseReason::LifetimeOver { lifetime: limits.lifetime }),
+            Limit::Farewell => Overdue::Fail(self.cut_off_for_age()),
         }
     }
 }

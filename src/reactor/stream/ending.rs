@@ -189,7 +189,7 @@ impl Link {
             Phase::Open => self.open_due(),
             Phase::Flushing => {
                 let flush = deadline(self.last_progress, options.flush_timeout);
-                Some(self.rate_due().map_or(flush, |rate| rate.min(flush)))
+                [Some(flush), self.rate_due(), self.farewell_due()].into_iter().flatten().min()
             }
             Phase::Dead => None,
         }
@@ -201,26 +201,25 @@ impl Link {
     }
 
     /// The phase's time is over, or it is time to look whether it may end. `true` if the handler is to be asked to end it.
-    pub(in crate::reactor) fn overdue(&mut self, now: Instant, spare: &mut Spare) -> bool {
+    pub(in crate::reactor) fn overdue(&mut self, now: Instant) -> bool {
         let reason = match self.phase {
             Phase::Connecting => Some(CloseReason::ConnectFailed(io::ErrorKind::TimedOut.into())),
             Phase::Open => match self.open_overdue(now) {
                 Overdue::Fail(reason) => Some(reason),
-                // Who takes nothing is not waited for once more.
-                Overdue::End(reason) if self.pending_output() > 0 => Some(reason),
-                Overdue::End(reason) => {
-                    self.reason = Some(reason);
-                    self.begin_stop(spare);
-                    None
+                Overdue::AskToEnd(reason) => {
+                    self.reason = reason;
+                    return true;
                 }
-                Overdue::AskToEnd => return true,
                 Overdue::Nothing => None,
             },
             Phase::Flushing => {
                 let (pending, timeout) = (self.pending_output(), self.options.flush_timeout);
                 let is_stalled = deadline(self.last_progress, timeout) <= now;
                 let stalled = is_stalled.then_some(CloseReason::FlushTimeout { pending, timeout });
-                stalled.or_else(|| self.check_rate(now))
+                let is_old = self.farewell_due().is_some_and(|due| due <= now);
+                let old = is_old.then(|| self.cut_off_for_age());
+                let is_slow = self.rate_due().is_some_and(|due| due <= now);
+                stalled.or(old).or_else(|| is_slow.then(|| self.check_rate(now)).flatten())
             }
             Phase::Lingering | Phase::Dead => self.lingered(now),
         };

@@ -33,7 +33,12 @@ impl Reactor {
     /// Delivers what the handler is owed, if it may have it now. `true` if that may have changed things.
     fn settle_input(&mut self, id: Id) -> bool {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return false };
-        if link.check_output(self.shared.memory.is_short()) {
+        let short = self.shared.memory.is_short();
+        let paused = link.check_output(short);
+        if short && link.throttled {
+            self.shared.memory.squeeze();
+        }
+        if paused {
             self.shared.counters.reads_paused.add(1);
             link.unread = true;
         }
@@ -238,8 +243,10 @@ impl Reactor {
                 let again = deadline(self.shared.now, Duration::ZERO);
                 return self.timers.change(&mut link.phase_timer, Due::Phase(id), Some(again));
             }
-            if link.overdue(self.shared.now, &mut self.shared.spare) {
-                self.shared.counters.lifetimes_over.add(1);
+            if link.overdue(self.shared.now) {
+                if link.reason.is_none() {
+                    self.shared.counters.lifetimes_over.add(1);
+                }
                 return self.stop_connection(id);
             }
         }
@@ -280,7 +287,7 @@ impl Reactor {
 /// that was idle missed nothing.
 fn is_limit(reason: &CloseReason) -> bool {
     use CloseReason::*;
-    let of_bytes = matches!(reason, OutputLimit { .. } | InputLimit { .. });
+    let of_bytes = matches!(reason, OutputLimit { .. } | InputLimit { .. } | MemoryBudget { .. });
     of_bytes
         || matches!(reason, FlushTimeout { .. } | WriteStalled { .. } | WriteTooSlow { .. })
         || matches!(reason, MessageTimeout { .. } | LifetimeOver { .. })

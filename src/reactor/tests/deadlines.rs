@@ -1,15 +1,16 @@
 //! What an open connection waits for, and for how long.
 
 use super::*;
-use crate::config::{DRAIN_TIMEOUT, MESSAGE_TIMEOUT};
+use crate::config::{DRAIN_TIMEOUT, MESSAGE_STEP, MESSAGE_TIMEOUT};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Writes so much, consumes as it is told, and keeps its connection open when it is asked to end.
+/// Writes so much, consumes as it is told, and ends its connection when it is asked to, or keeps it open.
 struct Waits {
     writes: usize,
     consume: fn(&[u8]) -> usize,
     close: bool,
+    stays: bool,
     /// How often it pauses for a while in the place of consuming.
     pauses: usize,
     fate: Rc<RefCell<Fate>>,
@@ -17,7 +18,7 @@ struct Waits {
 
 impl Default for Waits {
     fn default() -> Self {
-        Waits { writes: 0, consume: <[u8]>::len, close: false, pauses: 0, fate: Rc::default() }
+        Waits { writes: 0, consume: <[u8]>::len, close: false, stays: true, pauses: 0, fate: Rc::default() }
     }
 }
 
@@ -44,8 +45,15 @@ impl Handler for Waits {
         io.resume_reading();
     }
 
-    fn on_shutdown(&mut self, _io: &mut Io<'_>) {
+    fn on_end(&mut self, _io: &mut Io<'_>) {
+        // There is more to say.
+    }
+
+    fn on_shutdown(&mut self, io: &mut Io<'_>) {
         self.fate.borrow_mut().ended += 1;
+        if !self.stays {
+            io.close();
+        }
     }
 
     fn on_close(&mut self, reason: &CloseReason, _reactor: &mut Reactor) {
@@ -163,12 +171,60 @@ fn a_pause_counts_for_no_message() {
     });
 }
 
+/// Of a message that is long, so much comes each time that it has its time.
+#[test]
+fn a_long_message_has_as_long_as_it_goes_on() {
+    let (mut reactor, world) = prompt_reactor(4, 4096);
+    let fate = Rc::<RefCell<Fate>>::default();
+    world.borrow_mut().answering.push_back(Peer { echoes: true, ..Peer::default() });
+    let waits = Waits { consume: none, fate: fate.clone(), ..Waits::default() };
+    reactor.connect(&StreamOptions::new(), &somewhere(), waits);
+    step_until(&mut reactor, |_| fate.borrow().opened == 1);
+    let opened = reactor.driver.now();
+    let mut comes = |bytes: usize, times: usize| {
+        for _ in 0..times {
+            world.borrow_mut().peers.values_mut().for_each(|peer| peer.sends.extend(vec![7; bytes]));
+            let next = reactor.driver.now() + MESSAGE_TIMEOUT / 2;
+            while reactor.driver.now() < next {
+                reactor.step(Some(SECOND)).unwrap();
+            }
+        }
+        fate.borrow().closed.clone()
+    };
+    assert_eq!(comes(MESSAGE_STEP, 20), Vec::<String>::new());
+    let closed = comes(MESSAGE_STEP / 4, 3);
+    assert!(closed.len() == 1 && closed[0].starts_with("MessageTimeout"), "{closed:?}");
+    assert!(reactor.driver.now() - opened >= 11 * MESSAGE_TIMEOUT);
+    reactor.drain(Duration::ZERO).unwrap();
+}
+
+/// Behind the peer's end there is no rest that could come, but there may be an answer.
+#[test]
+fn who_has_ended_his_output_owes_nothing() {
+    let (mut reactor, world) = prompt_reactor(4, 4096);
+    let fate = Rc::<RefCell<Fate>>::default();
+    // It ends its stream behind this.
+    let peer = Peer { sends: [7; 3].into(), takes: Takes::ByteEach(SECOND), ..Peer::default() };
+    world.borrow_mut().answering.push_back(peer);
+    let answers =
+        Waits { writes: 300, consume: |bytes| bytes.len() - 1, fate: fate.clone(), ..Waits::default() };
+    reactor.connect(&StreamOptions::new(), &somewhere(), answers);
+    step_until(&mut reactor, |_| fate.borrow().opened == 1);
+    let opened = reactor.driver.now();
+    while reactor.driver.now() < opened + 290 * SECOND {
+        reactor.step(Some(SECOND)).unwrap();
+    }
+    assert_eq!(fate.borrow().closed, Vec::<String>::new());
+    reactor.drain(Duration::ZERO).unwrap();
+}
+
 /// It is closed in good order: the peer missed nothing.
 #[test]
 fn a_peer_that_says_nothing_has_so_much_time() {
     for_each_seed(20, |seed| {
         let options = StreamOptions::new().opening_timeout(10 * SECOND);
-        let life = live(seed, &options, Takes::Everything, 100 * SECOND, Waits::default);
+        let leaves = || Waits { stays: false, ..Waits::default() };
+        let life = live(seed, &options, Takes::Everything, 100 * SECOND, leaves);
         life.ended("OpeningTimeout", 10 * SECOND);
         assert!(life.peer.saw_end && life.metrics.opening_timeouts == 1);
         // It says one word, late.
@@ -182,10 +238,15 @@ fn a_peer_that_says_nothing_has_so_much_time() {
 fn who_is_idle_is_closed_in_good_order_and_who_moves_is_not() {
     for_each_seed(20, |seed| {
         let options = StreamOptions::new().idle_timeout(10 * SECOND);
-        let speaks = || Waits { writes: 5, ..Waits::default() };
+        let speaks = || Waits { writes: 5, stays: false, ..Waits::default() };
         let life = live(seed, &options, Takes::ByteEach(8 * SECOND), 100 * SECOND, speaks);
         life.ended("IdleTimeout", 50 * SECOND);
         assert!(life.peer.saw_end && life.metrics.idle_timeouts == 1 && life.peer.received.len() == 5);
+        // The handler knows whether something is in progress; but not for ever.
+        let stays = || Waits { writes: 5, stays: true, ..Waits::default() };
+        let life = live(seed, &options, Takes::ByteEach(8 * SECOND), 100 * SECOND, stays);
+        life.ended("IdleTimeout", 50 * SECOND + DRAIN_TIMEOUT);
+        assert!(!life.peer.saw_end && life.fate.ended == 1 && life.metrics.lifetimes_over == 0);
         // What waits for a peer that takes nothing is lost, and it is not told that this was all.
         let life = live(seed, &options, Takes::Nothing, 100 * SECOND, speaks);
         life.ended("IdleTimeout", 10 * SECOND);
@@ -245,11 +306,18 @@ fn a_short_limit_is_not_late_because_of_a_long_one() {
 fn who_is_old_is_asked_to_end_and_then_cut_off() {
     for_each_seed(20, |seed| {
         let options = StreamOptions::new().lifetime(100 * SECOND);
-        let speaks = || Waits { writes: 500, ..Waits::default() };
+        let speaks = || Waits { writes: 500, stays: true, ..Waits::default() };
         let life = live(seed, &options, Takes::ByteEach(SECOND), 1000 * SECOND, speaks);
         life.ended("LifetimeOver", 100 * SECOND + DRAIN_TIMEOUT);
         assert_eq!(life.fate.ended, 1, "it was asked once");
         assert_eq!((life.metrics.lifetimes_over, life.metrics.lifetimes_exceeded), (1, 1));
+        // It ends in good order, but for a peer that takes its time.
+        let closes = || Waits { stays: false, ..speaks() };
+        let life = live(seed, &options, Takes::Everything, 1000 * SECOND, closes);
+        assert!(life.fate.closed[0].starts_with("Close") && life.peer.saw_end, "{:?}", life.fate);
+        assert_eq!((life.metrics.lifetimes_over, life.metrics.lifetimes_exceeded), (1, 0));
+        let life = live(seed, &options, Takes::ByteEach(SECOND), 1000 * SECOND, closes);
+        life.ended("LifetimeOver", 100 * SECOND + DRAIN_TIMEOUT);
     });
 }
 

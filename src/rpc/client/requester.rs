@@ -81,7 +81,7 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
             return false;
         }
         let Some(engine) = &mut self.engine else { return false };
-        let (mut any, room) = (false, engine.options.room(io.pending()));
+        let (mut any, room, kept) = (false, engine.options.room(io.pending()), self.kept);
         self.is_full = room == 0;
         if room > 0 && !self.finishing && engine.may_leave(io.now()) {
             let keeps =
@@ -103,7 +103,7 @@ impl<P: Protocol, K: Caller<P>> Requester<P, K> {
             self.streamed_first ^= self.is_full;
         }
         io.claim(self.kept);
-        any |= self.set_timer(io);
+        any |= self.set_timer(io) || self.kept != kept;
         any | self.finish_if_done(io)
     }
 
@@ -270,6 +270,7 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
             back.append(&mut engine.queued);
             engine.queued = back;
         }
+        io.claim(0);
         // Output may take its time yet, but nobody has to wait for that.
         self.lose(&ended);
         self.fault.get_or_insert(ended);

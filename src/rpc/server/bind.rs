@@ -50,11 +50,11 @@ impl ServerOptions {
                  the codec's limit, or raise `StreamOptions::input_limit`"
             )));
         }
-        let shared = Arc::new(Shared { options: self.clone(), tallies: Tallies::default() });
+        let shared = Arc::new(Shared { options: self.with_own_patience(), tallies: Tallies::default() });
         let theirs = shared.clone();
         let accept =
             move |incoming: &Incoming<'_>| Responder::new(&protocol, make(incoming.peer()), theirs.clone());
-        let server = runtime.listen_with(&self.listen_options(), address, accept)?;
+        let server = runtime.listen_with(&shared.options.listen, address, accept)?;
         Ok(Server { server, shared })
     }
 

@@ -117,10 +117,13 @@ impl ServerOptions {
         self
     }
 
-    /// A request's rest is looked after by the server itself: with input that waits for responses, for example.
-    pub(super) fn listen_options(&self) -> ListenOptions {
-        let stream = self.listen.stream.clone().message_timeout(Duration::MAX);
-        self.listen.clone().stream(stream)
+    /// What a peer takes its time for is looked after by the server itself, which knows whose turn it is.
+    pub(super) fn with_own_patience(&self) -> Self {
+        let mut options = self.clone();
+        let (stream, idle) = self.listen.stream.clone().without_patience();
+        options.listen = options.listen.stream(stream);
+        options.idle_timeout = options.idle_timeout.or(idle);
+        options
     }
 
     pub(super) fn check(&self) -> Result<()> {
