@@ -1,0 +1,8 @@
+//! What becomes of calls and streams when the network, or the kernel, does its worst. On every backend of this machine.
+
+mod plain;
+#[path = "../../examples/soak/proxy/mod.rs"]
+mod proxy;
+#[allow(dead_code, reason = "made for more tests than these")]
+#[path = "../rpc/support.rs"]
+mod support;
