@@ -1,8 +1,10 @@
 //! What becomes of calls and streams when the network, or the kernel, does its worst. On every backend of this machine.
 
+mod calls;
 mod plain;
 #[path = "../../examples/soak/proxy/mod.rs"]
 mod proxy;
+mod stage;
 #[allow(dead_code, reason = "made for more tests than these")]
 #[path = "../rpc/support.rs"]
 mod support;

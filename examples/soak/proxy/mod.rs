@@ -26,8 +26,8 @@ pub(crate) struct FaultProxy {
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Default)]
 struct Shared {
+    upstream: Mutex<SocketAddr>,
     stops: AtomicBool,
     resets: AtomicBool,
     counts: Mutex<Counts>,
@@ -54,6 +54,18 @@ pub(crate) struct Counts {
     pub(crate) back_passed: u64,
 }
 
+impl Shared {
+    fn to(upstream: SocketAddr) -> Self {
+        Shared {
+            upstream: Mutex::new(upstream),
+            stops: AtomicBool::new(false),
+            resets: AtomicBool::new(false),
+            counts: Mutex::default(),
+            open: AtomicU64::new(0),
+        }
+    }
+}
+
 impl FaultProxy {
     /// Listens on a port of its own; `plan` says what is to become of each connection, by its number.
     pub(crate) fn start(
@@ -64,10 +76,9 @@ impl FaultProxy {
         let mut listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         let waker = Waker::new(poll.registry(), WAKER)?;
-        let (address, shared) = (listener.local_addr()?, Arc::new(Shared::default()));
+        let (address, shared) = (listener.local_addr()?, Arc::new(Shared::to(upstream)));
         let plan = Box::new(plan);
-        let work =
-            Work { poll, listener, upstream, plan, shared: shared.clone(), pairs: HashMap::new(), next: 0 };
+        let work = Work { poll, listener, plan, shared: shared.clone(), pairs: HashMap::new(), next: 0 };
         let thread = thread::Builder::new().name("fault-proxy".to_owned()).spawn(move || work.run())?;
         Ok(FaultProxy { address, shared, waker, thread: Some(thread) })
     }
@@ -78,6 +89,11 @@ impl FaultProxy {
 
     pub(crate) fn counts(&self) -> Counts {
         *self.shared.counts.lock().unwrap()
+    }
+
+    /// Connections that are made from now on go there.
+    pub(crate) fn set_upstream(&self, upstream: SocketAddr) {
+        *self.shared.upstream.lock().unwrap() = upstream;
     }
 
     /// Connections at the moment.
@@ -126,7 +142,6 @@ const REST: Duration = Duration::from_millis(20);
 struct Work {
     poll: Poll,
     listener: TcpListener,
-    upstream: SocketAddr,
     plan: Box<dyn FnMut(u64) -> Plan + Send>,
     shared: Arc<Shared>,
     pairs: HashMap<usize, Pair>,
@@ -196,7 +211,7 @@ impl Work {
             self.next += 1;
             self.count(|counts| counts.connections += 1);
             let plan = (self.plan)(number);
-            let Ok(mut far) = TcpStream::connect(self.upstream) else {
+            let Ok(mut far) = TcpStream::connect(*self.shared.upstream.lock().unwrap()) else {
                 self.count(|counts| counts.refused += 1);
                 reset(&near);
                 continue;
