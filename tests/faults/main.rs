@@ -5,6 +5,7 @@ mod plain;
 #[path = "../../examples/soak/proxy/mod.rs"]
 mod proxy;
 mod stage;
+mod streams;
 #[allow(dead_code, reason = "made for more tests than these")]
 #[path = "../rpc/support.rs"]
 mod support;
