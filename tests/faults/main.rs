@@ -2,6 +2,8 @@
 
 mod calls;
 mod plain;
+#[cfg(target_os = "linux")]
+mod preload;
 #[path = "../../examples/soak/proxy/mod.rs"]
 mod proxy;
 mod stage;
