@@ -186,7 +186,7 @@ VECTOR(writev)
 int accept4(int fd, struct sockaddr *address, socklen_t *len, int flags) {
     REAL(accept4);
     size_t bytes = 0;
-    if (is_watched(fd) && next_random() % 4 == 0) {
+    if (is_watched(fd) && next_random() % 2 == 0) {
         static const int numbers[] = {EMFILE, ENFILE, ENOMEM, ENOBUFS, ECONNABORTED, EINTR};
         uint64_t random = next_random();
         starved++;

@@ -1,6 +1,6 @@
 //! A TCP proxy that does to connections what networks do to them, and worse. It is made of plain sockets and one thread, so it
 //! does not share the faults of what is tested; what it does to a connection follows from a plan alone.
-#![allow(dead_code, reason = "the tests and the soak use some of it each")]
+#![allow(dead_code, unused_imports, reason = "the tests and the soak use some of it each")]
 
 mod plan;
 mod way;
