@@ -246,3 +246,22 @@ fn a_send_waits_for_room_no_longer_than_its_call_may_take() {
         drop(held);
     });
 }
+
+#[test]
+fn deadlines_of_calls_that_are_over_leave_no_timers() {
+    on_each_backend(|runtime| {
+        let timers = || runtime.gauges().unwrap().iter().map(|gauges| gauges.timers).sum::<u64>();
+        let server = Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(n)).unwrap();
+        let client = Client::connect(runtime, server.local_addr(), Int32).unwrap();
+        for n in 0..50 {
+            // Each ends before the one that the timer is set for.
+            let call = client.call(n).timeout(HOUR - n as u32 * Duration::from_secs(1));
+            assert_eq!(call.wait().unwrap(), n);
+        }
+        eventually("one timer is left", || timers() < 10);
+        client.close().unwrap();
+        drop(client);
+        drop(server);
+        eventually("none is left", || timers() == 0);
+    });
+}

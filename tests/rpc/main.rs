@@ -6,6 +6,7 @@ mod deadlines;
 mod faults;
 #[path = "../../examples/rpc_proxy/forward.rs"]
 mod forward;
+mod giving_up;
 mod idle;
 mod lost;
 mod memory;

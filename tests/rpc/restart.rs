@@ -218,3 +218,36 @@ fn what_the_server_did_not_take_is_sent_again_in_its_order() {
         client.close().unwrap();
     });
 }
+
+#[test]
+fn pushes_that_a_server_did_not_take_before_it_stopped_are_not_forgotten() {
+    use std::io::Write;
+    on_each_backend(|runtime| {
+        let policy = Reconnect::new().first_delay(Duration::from_millis(1));
+        let options = ClientOptions::new().reconnect(policy).peer_drains_cleanly(true);
+        // In order, by the server's promise.
+        let (listener, address) = listen();
+        let client = Client::connect_with(runtime, &options, address, Int32, drop).unwrap();
+        let mut peer = accept(&listener);
+        client.push_all(0..5).unwrap();
+        read_ints(&mut peer, 5);
+        write_ints(&mut peer, [0, 1]);
+        end_output(&peer);
+        let _next = accept(&listener);
+        let end = client.close().unwrap_err();
+        assert_eq!((end.unanswered(), end.unsent()), (3, 0), "{end}");
+        // By id, by a goodbye.
+        let (listener, address) = listen();
+        let client = Client::builder(Int32.by_id()).reconnect(policy).connect(runtime, address).unwrap();
+        let mut peer = accept(&listener);
+        client.push_all(0..5).unwrap();
+        let requests = read_ints(&mut peer, 3 * 5);
+        write_ints(&mut peer, requests[..3 * 2].iter().copied());
+        let goodbye = [(u64::MAX - 1).to_be_bytes().as_slice(), &[1, 0], &2u64.to_be_bytes()].concat();
+        peer.write_all(&goodbye).unwrap();
+        end_output(&peer);
+        let _next = accept(&listener);
+        let end = client.close().unwrap_err();
+        assert_eq!((end.unanswered(), end.unsent()), (3, 0), "{end}");
+    });
+}

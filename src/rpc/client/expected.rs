@@ -126,6 +126,13 @@ impl<Req, Res> Expected<Req, Res> {
         }
     }
 
+    /// No call will have that id.
+    pub(in crate::rpc) fn skip_call_id(&mut self) {
+        if let Expected::ById { uses, numbers, .. } = self {
+            *uses = numbers.next_use(*uses);
+        }
+    }
+
     /// The call with that id was sent.
     pub(in crate::rpc) fn call(&mut self, call: InFlight<Req, Res>) {
         match self {

@@ -263,6 +263,10 @@ impl<P: Protocol, K: Caller<P>> Handler for Requester<P, K> {
             && in_order
             && (self.goodbye || engine.options.peer_drains_cleanly)
         {
+            // Of those that were pushed there is nothing left to be sent again.
+            let streamed = self.expected.streamed_requests();
+            self.unanswered += streamed;
+            self.unanswered_pushed += streamed;
             // Before what was not sent yet; nobody has to wait for those that were given up.
             let (mut back, lost) = self.expected.take_back(&ended);
             self.unanswered += lost;

@@ -85,13 +85,12 @@ impl<P: Protocol, K: Caller<P>> Sender<'_, P, K> {
             }
             return;
         }
-        if !promise.is_wanted() {
+        let (number, before) = (self.expected.next_call_id(), self.out.len());
+        if !promise.goes_out(number) {
             return;
         }
-        let (number, before) = (self.expected.next_call_id(), self.out.len());
         match self.encode(P::Correlation::id_from(number), &request) {
             Ok(()) => {
-                promise.sent(number);
                 let bytes = self.out.len() - before;
                 let keeps = *self.kept + bytes <= self.keeps;
                 if keeps {
@@ -99,7 +98,12 @@ impl<P: Protocol, K: Caller<P>> Sender<'_, P, K> {
                 }
                 self.expected.call(InFlight { promise, kept: keeps.then_some((request, bytes)) });
             }
-            Err(error) => promise.fail(CallError::Encode(Arc::new(error))),
+            Err(error) => {
+                promise.was_not_sent();
+                // It may have been given up under this id.
+                self.expected.skip_call_id();
+                promise.fail(CallError::Encode(Arc::new(error)));
+            }
         }
     }
 

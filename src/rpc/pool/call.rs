@@ -120,7 +120,10 @@ where
                     let moved = parked.state.take(None);
                     moved.unwrap_or(Err(CallError::OnReactorThread { sent: false }))
                 }
-                Attempt::Parked(parked) => parked.state.wait_until(self.deadline),
+                Attempt::Parked(parked) => {
+                    parked.state.wait_until(self.deadline);
+                    parked.state.take(None).expect("something came of it, or its time is over")
+                }
                 Attempt::Nobody(cause) => return Err(CallError::NotSent(cause)),
                 Attempt::Over => unreachable!("it is consumed with the outcome"),
             };

@@ -1,7 +1,7 @@
 //! The deadlines of a client's calls, with one timer for all of them.
 
 use super::state::CallState;
-use crate::reactor::{Reactor, ReactorHandle};
+use crate::reactor::{Reactor, ReactorHandle, TimerId};
 use crate::rpc::client::target::Target;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -25,8 +25,10 @@ pub(in crate::rpc) struct Deadlines<Res> {
 struct Inner<Res> {
     calls: BTreeMap<DeadlineKey, Weak<CallState<Res>>>,
     next: u64,
-    /// When the timer that counts will fire. Those that were set for later find another time here, and do nothing.
+    /// When the timer is to fire, also while it is still to be set for that.
     armed: Option<Instant>,
+    /// The one that is set. The reactor's thread alone changes it.
+    timer: Option<TimerId>,
 }
 
 impl<Res> Deadlines<Res> {
@@ -37,7 +39,7 @@ impl<Res> Deadlines<Res> {
 
 impl<Res: Send + 'static> Deadlines<Res> {
     pub(in crate::rpc) fn new(reactor: ReactorHandle, target: Arc<Target>) -> Arc<Self> {
-        let inner = Inner { calls: BTreeMap::new(), next: 0, armed: None };
+        let inner = Inner { calls: BTreeMap::new(), next: 0, armed: None, timer: None };
         Arc::new(Deadlines { reactor, target, inner: Mutex::new(inner) })
     }
 
@@ -60,16 +62,34 @@ impl<Res: Send + 'static> Deadlines<Res> {
         key
     }
 
-    fn arm(self: Arc<Self>, reactor: &mut Reactor, deadline: Instant) {
+    /// Sets the timer, instead of the one for later that there may be.
+    fn arm(self: &Arc<Self>, reactor: &mut Reactor, deadline: Instant) {
+        let mut inner = self.inner.lock();
+        if inner.armed != Some(deadline) {
+            // A call that ends earlier has come in between.
+            return;
+        }
         let delay = deadline.saturating_duration_since(Instant::now());
-        reactor.after(delay, move |reactor| self.fire(reactor, deadline));
+        // Whoever has dropped all else of the client shall not wait for the last deadline.
+        let deadlines = Arc::downgrade(self);
+        let timer = reactor.after(delay, move |reactor| {
+            if let Some(deadlines) = deadlines.upgrade() {
+                deadlines.fire(reactor, deadline);
+            }
+        });
+        let before = inner.timer.replace(timer);
+        drop(inner);
+        if let Some(before) = before {
+            reactor.cancel_after(before);
+        }
     }
 
-    fn fire(self: Arc<Self>, reactor: &mut Reactor, at: Instant) {
+    fn fire(self: &Arc<Self>, reactor: &mut Reactor, at: Instant) {
         let now = Instant::now();
         let mut expired = Vec::new();
         let next = {
             let mut inner = self.inner.lock();
+            inner.timer = None;
             if inner.armed != Some(at) {
                 return;
             }
@@ -84,6 +104,15 @@ impl<Res: Send + 'static> Deadlines<Res> {
         }
         if let Some(next) = next {
             self.arm(reactor, next);
+        }
+    }
+}
+
+impl<Res> Drop for Deadlines<Res> {
+    fn drop(&mut self) {
+        if let Some(timer) = self.inner.get_mut().timer.take() {
+            // A reactor that has stopped has none.
+            let _ = self.reactor.run(move |reactor| _ = reactor.cancel_after(timer));
         }
     }
 }

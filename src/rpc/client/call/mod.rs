@@ -86,11 +86,15 @@ impl<Req: Send + 'static, Res: Send + 'static> Call<Req, Res> {
     /// As for awaiting it; and at once [`CallError::OnReactorThread`] on a reactor's own thread, unless the response is
     /// there.
     pub fn wait(self) -> Result<Res, CallError> {
-        if waiting::is_forbidden() {
-            let sent = self.state.was_sent();
-            return self.state.take(None).unwrap_or(Err(CallError::OnReactorThread { sent }));
+        let given_up = if waiting::is_forbidden() {
+            self.state.refuse_to_wait()
+        } else {
+            self.state.wait_until(self.deadline.map(|(at, _)| at))
+        };
+        if let Some(sent) = given_up {
+            self.gate.target().call_given_up(sent);
         }
-        self.state.wait_until(self.deadline.map(|(at, _)| at))
+        self.state.take(None).expect("something came of it, or it was given up")
     }
 
     /// Nobody waits any more. Once is enough.

@@ -189,13 +189,17 @@ impl<Req: Send + 'static, Res: Send + 'static> ResponseParts<Req, Res> {
     /// As for [`next`](Self::next); and at once [`CallError::OnReactorThread`] on a reactor's own thread, unless there is one. That is
     /// the end of the call, too.
     pub fn wait_next(&mut self) -> Option<Result<Res, CallError>> {
-        if waiting::is_forbidden() {
-            let Poll::Ready(next) = self.poll_next(&mut Context::from_waker(Waker::noop())) else {
-                let sent = self.call.state.was_sent();
+        while waiting::is_forbidden() {
+            if let Poll::Ready(next) = self.poll_next(&mut Context::from_waker(Waker::noop())) {
+                return next;
+            }
+            // Unless something has come since.
+            if let Some(sent) = self.call.state.refuse_to_wait() {
+                self.call.gate.target().call_given_up(sent);
+                let refused = self.call.state.take(None);
                 self.give_up();
-                return Some(Err(CallError::OnReactorThread { sent }));
-            };
-            return next;
+                return refused;
+            }
         }
         let deadline = self.call.deadline.map(|(at, _)| at);
         loop {

@@ -22,7 +22,7 @@ struct Inner<Res> {
     outcome: Outcome<Res>,
     waker: Option<Waker>,
     callback: Option<Callback<Res>>,
-    /// The id under which it is in the connection's output, or [`NO_ID`].
+    /// The id under which it goes to the connection's output, or [`NO_ID`].
     sent: Option<u64>,
     /// When it was made, until it is told what came of it.
     began: Option<Instant>,
@@ -70,10 +70,6 @@ impl<Res> CallState<Res> {
 
     fn is_pending(&self) -> bool {
         matches!(self.inner.lock().outcome, Outcome::Pending)
-    }
-
-    pub(in crate::rpc) fn was_sent(&self) -> bool {
-        self.inner.lock().sent.is_some()
     }
 
     pub(in crate::rpc) fn parts(&self) -> Option<&Incoming<Res>> {
@@ -163,25 +159,20 @@ impl<Res> CallState<Res> {
         }
     }
 
-    /// Blocks until something came of it, or the deadline.
-    pub(in crate::rpc) fn wait_until(&self, deadline: Option<Instant>) -> Result<Res, CallError> {
+    /// Blocks until something came of it, or the deadline, which ends it. `Some` if that ended the call.
+    pub(in crate::rpc) fn wait_until(&self, deadline: Option<Instant>) -> Option<Sent> {
         let mut inner = self.inner.lock();
         while matches!(inner.outcome, Outcome::Pending) {
             match deadline {
                 None => self.changed.wait(&mut inner),
-                Some(deadline) if self.changed.wait_until(&mut inner, deadline).timed_out() => break,
+                Some(deadline) if self.changed.wait_until(&mut inner, deadline).timed_out() => {
+                    drop(inner);
+                    return self.time_out();
+                }
                 Some(_) => {}
             }
         }
-        let sent = inner.sent.is_some();
-        let ended = match inner.outcome {
-            Outcome::Pending => inner.ended::<()>(&Err(CallError::TimedOut { sent })),
-            _ => Ended(None),
-        };
-        drop(inner);
-        ended.tell();
-        // Pending still: it is given up by whoever drops the call.
-        self.take(None).unwrap_or(Err(CallError::TimedOut { sent }))
+        None
     }
 
     /// There is no response, and will be none.
@@ -192,6 +183,11 @@ impl<Res> CallState<Res> {
     /// The deadline has passed. `Some` if that ended the call.
     pub(in crate::rpc) fn time_out(&self) -> Option<Sent> {
         self.resolve(|sent| Err(CallError::TimedOut { sent }))
+    }
+
+    /// Nobody may wait here. `Some` if that ended the call.
+    pub(in crate::rpc) fn refuse_to_wait(&self) -> Option<Sent> {
+        self.resolve(|sent| Err(CallError::OnReactorThread { sent }))
     }
 
     /// Nobody waits any more. `Some` if that ended the call.
@@ -292,14 +288,19 @@ impl<Res> Promise<Res> {
         fills
     }
 
-    /// The request is in the connection's output, under this id.
-    pub(in crate::rpc) fn sent(&self, id: u64) {
-        if let Some(state) = &self.0 {
-            state.inner.lock().sent = Some(id);
+    /// The request goes to the connection's output, under this id, unless nobody waits any more. To be asked before it does: who
+    /// gives up is told at that moment whether it was sent.
+    pub(in crate::rpc) fn goes_out(&self, id: u64) -> bool {
+        let Some(state) = &self.0 else { return false };
+        let mut inner = state.inner.lock();
+        let is_wanted = matches!(inner.outcome, Outcome::Pending);
+        if is_wanted {
+            inner.sent = Some(id);
         }
+        is_wanted
     }
 
-    /// The server did not take it.
+    /// The server did not take it, or it did not go out after all.
     pub(in crate::rpc) fn was_not_sent(&self) {
         if let Some(state) = &self.0 {
             state.inner.lock().sent = None;
