@@ -182,7 +182,10 @@ fn start(builder: ReactorBuilder, index: usize, core: Option<CoreId>, watch: Arc
             // Where the system does not pin (Apple Silicon), the reactor runs wherever it is put.
             core_affinity::set_for_current(core);
         }
-        match builder.build_alone() {
+        let built = builder.build_alone();
+        // It knows of the other reactors, and would outlive what tells that this one has ended.
+        drop(builder);
+        match built {
             Ok(reactor) => {
                 let info = ReactorInfo {
                     backend: reactor.backend(),

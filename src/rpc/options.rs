@@ -252,9 +252,9 @@ impl ClientOptions {
     /// read; instead no requests are taken over.
     pub(super) fn connection(&self) -> StreamOptions {
         // How long a response may take is for its call to say, and a client that is idle is needed again.
-        let (mut stream, _) = self.stream.clone().without_patience();
+        let (mut stream, _) = self.stream.clone().without_own_patience();
         stream.limits.output_soft = stream.limits.output_hard;
-        stream.throttle_reading(false)
+        stream.throttle_reading(false).opening_timeout(Duration::MAX)
     }
 
     /// Bytes of requests that may still be encoded when so many wait for the peer.

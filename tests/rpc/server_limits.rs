@@ -416,6 +416,43 @@ fn how_long_half_a_request_is_waited_for_is_the_servers_to_say() {
     });
 }
 
+/// Whoever sets it for streams means the server's, which knows of requests in progress.
+#[test]
+fn silence_on_streams_is_silence_of_a_server() {
+    on_each_backend(|runtime| {
+        let stream = StreamOptions::new().idle_timeout(Duration::from_millis(400));
+        let options = ServerOptions::new().listen(ListenOptions::new().stream(stream));
+        let (service, kept) = keeper();
+        let server = options.bind(runtime, ANY, Int32.by_id(), service).unwrap();
+        let (mut waits, mut idle) = (dial(server.local_addr()), dial(server.local_addr()));
+        write_ints(&mut waits, [0, 1, 10]);
+        let (_, reply) = next(&kept);
+        assert_eq!(read_notice(&mut idle), (1, 0, 0), "goodbye: nothing was taken");
+        thread::sleep(Duration::from_millis(500));
+        reply.send(11);
+        assert_eq!(read_ints(&mut waits, 3), [0, 1, 11]);
+        assert_eq!(server.metrics().peers_timed_out, 1);
+    });
+}
+
+/// By a goodbye; who has said something has all the time.
+#[test]
+fn who_says_nothing_to_a_server_is_sent_away() {
+    on_each_backend(|runtime| {
+        let stream = StreamOptions::new().opening_timeout(Duration::from_millis(300));
+        let options = ServerOptions::new().listen(ListenOptions::new().stream(stream));
+        let server = options.bind(runtime, ANY, Int32.by_id(), |n, reply: Reply<i32>| reply.send(n)).unwrap();
+        let mut speaks = dial(server.local_addr());
+        write_ints(&mut speaks, [0, 1, 10]);
+        assert_eq!(read_ints(&mut speaks, 3), [0, 1, 10]);
+        let mut silent = dial(server.local_addr());
+        assert_eq!(read_notice(&mut silent), (1, 0, 0), "goodbye: nothing was taken");
+        assert_eq!(silent.read(&mut [0]).unwrap(), 0);
+        write_ints(&mut speaks, [0, 2, 20]);
+        assert_eq!(read_ints(&mut speaks, 3), [0, 2, 20]);
+    });
+}
+
 #[test]
 fn who_is_idle_for_too_long_is_sent_away() {
     on_each_backend(|runtime| {

@@ -98,13 +98,20 @@ impl Ledger {
 
     /// Looks what is left, for all reactors. If there is plenty again, those that have connections waiting for that are told.
     fn look(&self, now: Instant) -> Level {
-        let MemoryBudget { held, limit } = self.budget();
-        let before = self.level();
-        let level = before.next(held, limit);
-        if level != before {
-            // Before it is asked who squeezes; who squeezes looks at it behind saying so.
-            self.level.store(level as u8, Ordering::SeqCst);
-        }
+        let (before, level) = loop {
+            let before = self.level();
+            let MemoryBudget { held, limit } = self.budget();
+            let level = before.next(held, limit);
+            // Before it is asked who squeezes; who squeezes looks at it behind saying so. Of two who look at the same time, the one
+            // who comes second has to look again.
+            let change = || {
+                let (before, level) = (before as u8, level as u8);
+                self.level.compare_exchange(before, level, Ordering::SeqCst, Ordering::Relaxed)
+            };
+            if level == before || change().is_ok() {
+                break (before, level);
+            }
+        };
         if level < Level::Scarce {
             self.scarce_since.store(0, Ordering::Relaxed);
         } else {

@@ -85,12 +85,11 @@ impl StreamOptions {
         self
     }
 
-    /// For whoever looks after that by itself: without limits for the first word, the rest of a message, and silence. What the last
-    /// one was, if it was set.
-    pub(crate) fn without_patience(mut self) -> (Self, Option<Duration>) {
+    /// For whoever looks after that by itself: without limits for the rest of a message, and for silence. What the last one was, if it
+    /// was set.
+    pub(crate) fn without_own_patience(mut self) -> (Self, Option<Duration>) {
         let idle = Some(self.deadlines.idle).filter(|idle| *idle < NEVER);
-        let never = Duration::MAX;
-        self.deadlines.change(|limits| (limits.opening, limits.message, limits.idle) = (never, never, never));
+        self.deadlines.change(|limits| (limits.message, limits.idle) = (Duration::MAX, Duration::MAX));
         (self, idle)
     }
 

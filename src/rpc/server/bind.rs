@@ -15,8 +15,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 impl ServerOptions {
-    /// Serves `protocol` on `address`, or on sockets that listen there already: `service` is called for each request, on the reactor of its connection, and answers
-    /// through the [`Reply`] at once or later.
+    /// Serves `protocol` on `address`, or on sockets that listen there already: `service` is called for each request, on the reactor of
+    /// its connection, and answers through the [`Reply`] at once or later.
     pub fn bind<P: Protocol + Sync>(
         &self,
         runtime: &Runtime,

@@ -52,8 +52,8 @@ impl Server {
         ServerOptions::new()
     }
 
-    /// Serves `protocol` on `address`, or on sockets that listen there already: `service` is called for each request, on the reactor of its connection, and answers
-    /// through the [`Reply`] at once or later.
+    /// Serves `protocol` on `address`, or on sockets that listen there already: `service` is called for each request, on the reactor of
+    /// its connection, and answers through the [`Reply`] at once or later.
     pub fn bind<P: Protocol + Sync>(
         runtime: &Runtime,
         address: impl ToListeners,

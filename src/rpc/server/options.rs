@@ -120,7 +120,7 @@ impl ServerOptions {
     /// What a peer takes its time for is looked after by the server itself, which knows whose turn it is.
     pub(super) fn with_own_patience(&self) -> Self {
         let mut options = self.clone();
-        let (stream, idle) = self.listen.stream.clone().without_patience();
+        let (stream, idle) = self.listen.stream.clone().without_own_patience();
         options.listen = options.listen.stream(stream);
         options.idle_timeout = options.idle_timeout.or(idle);
         options
