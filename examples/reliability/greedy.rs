@@ -1,0 +1,88 @@
+//! Clients that write requests and never read what comes back.
+
+use crate::Result;
+use crate::clients::Clients;
+use crate::load::Kind;
+use crate::measure::{as_before, median, resident, slices, until, until_connected, watching};
+use crate::report::{Findings, Unit};
+use crate::serve::{FRAME, listen};
+use std::thread;
+use std::time::Duration;
+use trochus::config::{
+    POOL_BUFFER_BYTES, POOL_BUFFERS, SMALL_BUFFER_BYTES, SMALL_BUFFERS, SPARE_BYTES, TURN_BYTES,
+};
+use trochus::net::ListenOptions;
+use trochus::{Backend, Runtime};
+
+const GREEDY: usize = 1000;
+const GOOD: usize = 100;
+const ROUNDS: u32 = 5;
+/// Of the rate without the greedy ones, and of the slowest in a hundred.
+const LEAST: f64 = 0.9;
+const SLOWEST: f64 = 2.0;
+/// What the allocator may keep beside what is asked of it.
+const ALLOCATOR: usize = 32 << 20;
+
+/// How long it may take until the greedy ones can write no more, and until memory is back.
+const FULL: Duration = Duration::from_secs(5);
+const BACK: Duration = Duration::from_secs(5);
+
+pub(crate) fn measure(backend: Backend, time: Duration, findings: &mut Findings) -> Result<()> {
+    // As it is by default, and as many reactors as cores.
+    let runtime = Runtime::builder().backend(backend).build()?;
+    let server = listen(&runtime, &ListenOptions::new())?;
+    let mut good = Clients::start(Kind::Good, server.local_addr(), GOOD)?;
+    let slice = time / 3;
+    slices(&mut good, 1, slice / 4)?;
+    let mut without = slices(&mut good, ROUNDS, slice)?;
+    let before = resident();
+    let (measured, peak) = watching(&runtime, || {
+        let mut greedy = Clients::start(Kind::Greedy, server.local_addr(), GREEDY)?;
+        greedy.begin()?;
+        let filling = good.go(slice / 2)?;
+        is_full(&runtime);
+        let there = runtime.metrics().connections();
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>((filling, slices(&mut good, ROUNDS, slice)?, there))
+    });
+    let (filling, with, there) = measured?;
+    until_connected(&runtime, GOOD)?;
+    until(BACK, || runtime.memory_budget().held == 0);
+    let held = runtime.memory_budget().held as u64;
+    without.extend(slices(&mut good, ROUNDS, slice)?);
+    let limit = runtime.memory_budget().limit;
+    let turn = TURN_BYTES * runtime.reactors();
+    findings.bytes("held at most", peak.held, (limit + turn) as u64);
+    if let Some(before) = before {
+        let pools =
+            usize::from(POOL_BUFFERS) * POOL_BUFFER_BYTES + usize::from(SMALL_BUFFERS) * SMALL_BUFFER_BYTES;
+        let beside = (pools + SPARE_BYTES) * runtime.reactors() + ALLOCATOR;
+        let grown = peak.resident.saturating_sub(before);
+        findings.bytes("resident above the start", grown, (limit + turn + beside) as u64);
+        findings.exactly("held in the end", held, 0);
+        until(BACK, || resident().is_some_and(|now| now <= as_before(before)));
+        let after = resident().unwrap_or(0);
+        findings.bytes("resident in the end", after, as_before(before));
+    }
+    let metrics = runtime.metrics();
+    findings.tell("greedy ones that were kept", there as f64 - GOOD as f64, Unit::Number);
+    findings.tell("closed for the budget", metrics.memory_closed as f64, Unit::Number);
+    findings.tell("requests of greedy ones", metrics.received_bytes as f64 / FRAME as f64, Unit::Number);
+    let rate = median(&without, |outcome| outcome.per_second);
+    findings.tell("rate of good ones without", rate, Unit::PerSecond);
+    findings.at_least("rate with, to that", median(&with, |outcome| outcome.per_second) / rate, LEAST);
+    findings.tell("the same while they write, to that", filling.per_second / rate, Unit::Ratio);
+    let slowest = median(&without, |outcome| outcome.p99_us);
+    findings.tell("p99 of good ones without", slowest, Unit::Microseconds);
+    findings.times_at_most("p99 with, to that", median(&with, |outcome| outcome.p99_us) / slowest, SLOWEST);
+    Ok(())
+}
+
+/// Waits until no more comes.
+fn is_full(runtime: &Runtime) {
+    let mut received = 0;
+    until(FULL, || {
+        thread::sleep(Duration::from_millis(200));
+        let before = std::mem::replace(&mut received, runtime.metrics().received_bytes);
+        before == received
+    });
+}
