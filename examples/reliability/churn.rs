@@ -2,7 +2,7 @@
 
 use crate::clients::Clients;
 use crate::load::Kind;
-use crate::measure::{descriptors, median, until};
+use crate::measure::{descriptors, rate, until};
 use crate::report::{Findings, Unit};
 use crate::serve::{FRAME, listen, runtime};
 use crate::{PATIENCE, Result};
@@ -48,7 +48,7 @@ pub(crate) fn measure(backend: Backend, time: Duration, findings: &mut Findings)
     findings.exactly("connections answered, of those opened", answered, metrics.connections_opened);
     findings.exactly("connections closed, of those", metrics.connections_closed, metrics.connections_opened);
     findings.exactly("descriptors as before", descriptors(), before);
-    let [ours, bare] = outcomes.map(|outcomes| median(&outcomes, |outcome| outcome.per_second));
+    let [ours, bare] = outcomes.map(|outcomes| rate(&outcomes));
     findings.tell("connections of the bare loop", bare, Unit::PerSecond);
     findings.tell("connections here, to that", ours / bare, Unit::Ratio);
     Ok(())

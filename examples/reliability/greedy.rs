@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::clients::Clients;
 use crate::load::Kind;
-use crate::measure::{as_before, median, resident, slices, until, until_connected, watching};
+use crate::measure::{as_before, p99_us, rate, resident, slices, until, until_connected, watching};
 use crate::report::{Findings, Unit};
 use crate::serve::{FRAME, listen};
 use std::thread;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use trochus::config::{
     POOL_BUFFER_BYTES, POOL_BUFFERS, SMALL_BUFFER_BYTES, SMALL_BUFFERS, SPARE_BYTES, TURN_BYTES,
 };
-use trochus::net::ListenOptions;
+use trochus::net::{ListenOptions, StreamOptions};
 use trochus::{Backend, Runtime};
 
 const GREEDY: usize = 1000;
@@ -23,6 +23,10 @@ const SLOWEST: f64 = 2.0;
 /// What the allocator may keep beside what is asked of it.
 const ALLOCATOR: usize = 32 << 20;
 
+/// The system's buffers of a connection. Unless they are set, they grow to megabytes each, and a thousand of them to what the
+/// system allows for all sockets of the machine, which makes everybody slow and is not what this is about.
+const SYSTEM: usize = 128 << 10;
+
 /// How long it may take until the greedy ones can write no more, and until memory is back.
 const FULL: Duration = Duration::from_secs(5);
 const BACK: Duration = Duration::from_secs(5);
@@ -30,7 +34,8 @@ const BACK: Duration = Duration::from_secs(5);
 pub(crate) fn measure(backend: Backend, time: Duration, findings: &mut Findings) -> Result<()> {
     // As it is by default, and as many reactors as cores.
     let runtime = Runtime::builder().backend(backend).build()?;
-    let server = listen(&runtime, &ListenOptions::new())?;
+    let stream = StreamOptions::new().receive_buffer(SYSTEM).send_buffer(SYSTEM);
+    let server = listen(&runtime, &ListenOptions::new().stream(stream))?;
     let mut good = Clients::start(Kind::Good, server.local_addr(), GOOD)?;
     let slice = time / 3;
     slices(&mut good, 1, slice / 4)?;
@@ -67,13 +72,13 @@ pub(crate) fn measure(backend: Backend, time: Duration, findings: &mut Findings)
     findings.tell("greedy ones that were kept", there as f64 - GOOD as f64, Unit::Number);
     findings.tell("closed for the budget", metrics.memory_closed as f64, Unit::Number);
     findings.tell("requests of greedy ones", metrics.received_bytes as f64 / FRAME as f64, Unit::Number);
-    let rate = median(&without, |outcome| outcome.per_second);
-    findings.tell("rate of good ones without", rate, Unit::PerSecond);
-    findings.at_least("rate with, to that", median(&with, |outcome| outcome.per_second) / rate, LEAST);
-    findings.tell("the same while they write, to that", filling.per_second / rate, Unit::Ratio);
-    let slowest = median(&without, |outcome| outcome.p99_us);
+    let alone = rate(&without);
+    findings.tell("rate of good ones without", alone, Unit::PerSecond);
+    findings.at_least("rate with, to that", rate(&with) / alone, LEAST);
+    findings.tell("the same while they write, to that", filling.per_second / alone, Unit::Ratio);
+    let slowest = p99_us(&without);
     findings.tell("p99 of good ones without", slowest, Unit::Microseconds);
-    findings.times_at_most("p99 with, to that", median(&with, |outcome| outcome.p99_us) / slowest, SLOWEST);
+    findings.times_at_most("p99 with, to that", p99_us(&with) / slowest, SLOWEST);
     Ok(())
 }
 

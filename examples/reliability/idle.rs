@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::clients::Clients;
 use crate::load::Kind;
-use crate::measure::{median, possible, resident, slices, until_connected};
+use crate::measure::{possible, rate, resident, slices, until_connected};
 use crate::report::{Findings, Unit};
 use crate::serve::{all_deadlines, listen, runtime};
 use std::time::Duration;
@@ -37,8 +37,8 @@ pub(crate) fn measure(backend: Backend, time: Duration, findings: &mut Findings)
     drop(idle);
     until_connected(&runtime, GOOD)?;
     without.extend(slices(&mut good, ROUNDS, slice)?);
-    let rate = median(&without, |outcome| outcome.per_second);
-    findings.tell("rate of 100 others without", rate, Unit::PerSecond);
-    findings.at_least("rate with, to that", median(&with, |outcome| outcome.per_second) / rate, LEAST);
+    let alone = rate(&without);
+    findings.tell("rate of 100 others without", alone, Unit::PerSecond);
+    findings.at_least("rate with, to that", rate(&with) / alone, LEAST);
     Ok(())
 }

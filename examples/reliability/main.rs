@@ -29,11 +29,12 @@ type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 type Measure = fn(Backend, Duration, &mut Findings) -> Result<()>;
 
 /// All rows, as they are printed.
-const ROWS: [(&str, Measure); 6] = [
+const ROWS: [(&str, Measure); 7] = [
     ("deadlines", deadlines::measure),
     ("greedy", greedy::measure),
     ("slowloris", slowloris::measure),
     ("in_order", in_order::measure),
+    ("in_order_late", in_order::measure_late),
     ("idle", idle::measure),
     ("churn", churn::measure),
 ];

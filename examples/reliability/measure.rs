@@ -91,8 +91,16 @@ pub(crate) fn slices(clients: &mut Clients, rounds: u32, time: Duration) -> Resu
 }
 
 /// The one in the middle.
-pub(crate) fn median(of: &[Outcome], field: fn(&Outcome) -> f64) -> f64 {
-    let mut values: Vec<f64> = of.iter().map(field).collect();
+pub(crate) fn median(of: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = of.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+pub(crate) fn rate(of: &[Outcome]) -> f64 {
+    median(of.iter().map(|outcome| outcome.per_second))
+}
+
+pub(crate) fn p99_us(of: &[Outcome]) -> f64 {
+    median(of.iter().map(|outcome| outcome.p99_us))
 }

@@ -91,6 +91,7 @@ reliability [OPTIONS]
   greedy           1000 clients that write and never read, among 100 good ones: memory, rates
   slowloris        5000 clients that send a byte a second of a message that never ends, among 100 good ones
   in_order         65 000 responses of 1 MiB behind a request that is not answered: memory
+  in_order_late    512 of them that another thread sends once all requests have been taken
   idle             10 000 clients that do nothing, beside 100 that do: memory of each, rates
   churn            connections for one request each, against a bare loop of blocking sockets"
     );

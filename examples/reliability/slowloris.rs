@@ -2,7 +2,7 @@
 
 use crate::clients::Clients;
 use crate::load::Kind;
-use crate::measure::{median, possible, slices, until};
+use crate::measure::{possible, rate, slices, until};
 use crate::report::{Findings, Unit};
 use crate::serve::{listen, runtime};
 use crate::{PATIENCE, Result};
@@ -36,8 +36,8 @@ pub(crate) fn measure(backend: Backend, time: Duration, findings: &mut Findings)
     findings.exactly("slow ones there meanwhile", there - GOOD as u64, count as u64);
     findings.exactly("closed for the limit of a message", closed(), count as u64);
     findings.exactly("connections left", runtime.metrics().connections(), GOOD as u64);
-    let rate = median(&without, |outcome| outcome.per_second);
-    findings.tell("rate of good ones without", rate, Unit::PerSecond);
-    findings.at_least("rate with, to that", median(&with, |outcome| outcome.per_second) / rate, LEAST);
+    let alone = rate(&without);
+    findings.tell("rate of good ones without", alone, Unit::PerSecond);
+    findings.at_least("rate with, to that", rate(&with) / alone, LEAST);
     Ok(())
 }
