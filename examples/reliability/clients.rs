@@ -50,7 +50,8 @@ impl Clients {
 
     /// Has them begin what they do until they are dropped.
     pub(crate) fn begin(&mut self) -> Result<()> {
-        Ok(writeln!(self.input, "0")?)
+        writeln!(self.input, "0")?;
+        Ok(())
     }
 
     /// Has them make requests for so long.

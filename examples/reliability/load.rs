@@ -76,7 +76,8 @@ fn tell(time: Duration, times: &Histogram<u32>) -> Result<()> {
         per_second: times.len() as f64 / time.as_secs_f64(),
         p99_us: times.value_at_quantile(0.99) as f64 / 1e3,
     };
-    Ok(println!("{}", serde_json::to_string(&outcome)?))
+    println!("{}", serde_json::to_string(&outcome)?);
+    Ok(())
 }
 
 /// Round trips in nanoseconds.

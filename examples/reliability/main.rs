@@ -76,14 +76,26 @@ fn run(options: &Options) -> Result<bool> {
         .iter()
         .flat_map(|row| options.backends.iter().map(|backend| (row.as_str(), *backend)))
         .collect();
-    let mut rows = Vec::new();
+    let (mut rows, mut held) = (Vec::new(), true);
     for (name, backend) in &pairs {
         eprintln!("{name} on {backend}");
         let row = match pairs.len() {
-            1 => alone(name, *backend, options.time)?,
+            1 => alone(name, *backend, options.time),
             // A process each: memory that one row gave back would be used again by the next, and not show.
-            _ => apart(name, *backend, options.time)?,
+            _ => apart(name, *backend, options.time),
         };
+        let row = match row {
+            Ok(row) => row,
+            Err(error) => {
+                eprintln!("reliability: {error}");
+                held = false;
+                continue;
+            }
+        };
+        if !row.held {
+            eprintln!("reliability: {name} on {backend}: a bound was not held");
+            held = false;
+        }
         if options.json {
             println!("{}", serde_json::to_string(&row)?);
         }
@@ -92,11 +104,7 @@ fn run(options: &Options) -> Result<bool> {
     if !options.json {
         print!("{}", report::table(&rows));
     }
-    let broken = rows.iter().filter(|row| !row.held);
-    for row in broken {
-        eprintln!("reliability: {} on {}: a bound was not held", row.row, row.backend);
-    }
-    Ok(rows.iter().all(|row| row.held))
+    Ok(held)
 }
 
 /// In this process.
@@ -122,6 +130,6 @@ fn apart(name: &str, backend: Backend, time: Duration) -> Result<Row> {
     let output = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).output()?;
     serde_json::from_slice(&output.stdout).map_err(|_| {
         let errors = String::from_utf8_lossy(&output.stderr);
-        format!("{name} on {backend} was not measured: {}", errors.trim()).into()
+        format!("{name} on {backend} could not be measured: {}", errors.trim()).into()
     })
 }

@@ -7,8 +7,8 @@ use trochus::Backend;
 /// What was found of one row on one backend.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Row {
-    pub(crate) row: String,
-    pub(crate) backend: String,
+    row: String,
+    backend: String,
     /// Whether everything that decides was held.
     pub(crate) held: bool,
     findings: Vec<Finding>,
