@@ -80,7 +80,7 @@ pub(crate) fn measure(backend: Backend, time: Duration, findings: &mut Findings)
     }
     let metrics = runtime.metrics();
     findings.tell("greedy ones that were kept", there as f64 - GOOD as f64, Unit::Number);
-    findings.tell("closed for the budget", metrics.memory_closed as f64, Unit::Number);
+    findings.tell("closed for the budget, both times", metrics.memory_closed as f64, Unit::Number);
     findings.tell("requests of greedy ones", metrics.received_bytes as f64 / FRAME as f64, Unit::Number);
     let alone = rate(&without);
     findings.tell("rate of good ones without", alone, Unit::PerSecond);
