@@ -6,5 +6,8 @@ pub mod tuning {}
 #[doc = include_str!("../docs/limits.md")]
 pub mod limits {}
 
+#[doc = include_str!("../docs/reliability.md")]
+pub mod reliability {}
+
 #[doc = include_str!("../docs/coming_from.md")]
 pub mod coming_from {}
