@@ -23,6 +23,10 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
         self.release_up_to(out, full);
         for (ticket, said) in arrived.drain(..) {
             self.say(&later, ticket, said, out, full);
+            if self.held() > self.server.options.held_hard {
+                // It ends with this; the others need not be encoded for that.
+                break;
+            }
         }
         self.arrived = arrived;
         self.release_up_to(out, full);
