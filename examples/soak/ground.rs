@@ -21,7 +21,7 @@ use trochus::{Backend, Gauges, Runtime};
 pub(crate) type Frames = Correlated<LengthDelimited, ById>;
 
 /// What a server that stops gives its connections.
-const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(5);
 
 /// How long a peer may take for the rest of a request, and may take nothing of its responses.
 const HALF: Duration = Duration::from_millis(500);
