@@ -99,7 +99,8 @@ pub const MEMORY_BYTES: usize = 256 << 20;
 /// While that is short, connections with more output than this are not read.
 pub const SHORT_BYTES: usize = 64 << 10;
 
-/// Once connections have been refused for so long because memory is scarce, each further one costs the one that holds the most.
+/// Once connections have been refused for so long because memory is scarce, the next one costs the one that holds the most its life,
+/// and then one more each time that so long has passed.
 pub const SCARCE_TIME: Duration = Duration::from_secs(1);
 
 /// Connections of one server.

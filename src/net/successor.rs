@@ -1,7 +1,7 @@
 //! The process that takes the place of this one, and gets its sockets.
 
 use super::inherit::{MANAGERS, PASSED, READY};
-use crate::config::LONGEST_WAIT;
+use crate::config::{DRAIN_TIMEOUT, LONGEST_WAIT};
 use crate::error::{Error, Result};
 use crate::reactor::{is_served_at, pass_descriptors};
 use socket2::Socket;
@@ -101,7 +101,8 @@ impl Successor {
         if let Ok(true) = heard {
             return Ok(child);
         }
-        let ended = end(child, deadline);
+        // One that has let go of what it was given has no more to wait for than its own last words.
+        let ended = end(child, deadline.min(Instant::now() + DRAIN_TIMEOUT));
         let source = match heard {
             Err(error) if is_timeout(&error) => io::Error::new(
                 io::ErrorKind::TimedOut,

@@ -107,7 +107,7 @@ impl ReactorBuilder {
     /// taken, and what handlers [claim](crate::reactor::Io::claim). Unless set, a quarter of the memory that the process may have, and
     /// [`config::MEMORY_BYTES`](crate::config::MEMORY_BYTES) at most. From three quarters of it on, connections with more than
     /// [`config::SHORT_BYTES`](crate::config::SHORT_BYTES) of output are not read until their peers have taken some; from seven
-    /// eighths on, new connections are refused; beyond it, the connection that holds the most is closed
+    /// eighths on, new connections are refused; beyond it, those that hold the most are closed, as many as are needed
     /// ([`CloseReason::MemoryBudget`](crate::reactor::CloseReason::MemoryBudget)). What one turn adds comes on top of it. Buffers of
     /// the pool, and the system's own, do not count.
     pub fn memory_budget(mut self, bytes: usize) -> Self {

@@ -162,17 +162,13 @@ fn usual_limit() -> usize {
 pub(in crate::reactor) struct Memory {
     ledger: Arc<Ledger>,
     index: usize,
-    /// By its own connections.
-    held: usize,
-    /// As the others know it.
-    told: usize,
-    /// It has connections that are not read until there is plenty.
-    squeezes: bool,
+    /// By its own connections. Whatever they claim, the sum is right.
+    held: u128,
 }
 
 impl Memory {
     pub(in crate::reactor) fn new(ledger: Arc<Ledger>, index: usize) -> Self {
-        Memory { ledger, index, held: 0, told: 0, squeezes: false }
+        Memory { ledger, index, held: 0 }
     }
 
     fn part(&self) -> &Part {
@@ -187,8 +183,7 @@ impl Memory {
     /// A connection that held `before` holds `now`.
     #[inline]
     fn change(&mut self, before: &mut usize, now: usize) {
-        // Wraps where it gets less; the sum does not.
-        self.held = self.held.wrapping_add(now).wrapping_sub(*before);
+        self.held = self.held + now as u128 - *before as u128;
         *before = now;
     }
 
@@ -198,19 +193,20 @@ impl Memory {
     }
 
     /// A connection is not read because memory is short.
-    pub(in crate::reactor) fn squeeze(&mut self) {
-        if !std::mem::replace(&mut self.squeezes, true) {
-            self.part().squeezes.store(true, Ordering::SeqCst);
+    pub(in crate::reactor) fn squeeze(&self) {
+        let squeezes = &self.part().squeezes;
+        if !squeezes.load(Ordering::Relaxed) {
+            squeezes.store(true, Ordering::SeqCst);
         }
     }
 
     /// Whether those that were not read for that are to be looked at.
-    fn may_let_go(&mut self) -> bool {
+    fn may_let_go(&self) -> bool {
+        let squeezes = &self.part().squeezes;
         let is_plenty = || Level::from(self.ledger.level.load(Ordering::SeqCst)) == Level::Plenty;
-        let lets_go = self.squeezes && is_plenty();
+        let lets_go = squeezes.load(Ordering::Relaxed) && is_plenty();
         if lets_go {
-            self.squeezes = false;
-            self.part().squeezes.store(false, Ordering::SeqCst);
+            squeezes.store(false, Ordering::SeqCst);
         }
         lets_go
     }
@@ -221,20 +217,15 @@ impl Memory {
 
     /// Bytes that this reactor's own connections hold.
     pub(in crate::reactor) fn held(&self) -> usize {
-        self.held
-    }
-
-    #[inline]
-    fn publish(&mut self) {
-        if self.told != self.held {
-            self.told = self.held;
-            self.part().held.store(self.held, Ordering::Relaxed);
-        }
+        usize::try_from(self.held).unwrap_or(usize::MAX)
     }
 
     /// Tells what this reactor's connections hold, and looks what is left.
-    fn look(&mut self, now: Instant) -> Level {
-        self.publish();
+    fn look(&self, now: Instant) -> Level {
+        let told = &self.part().held;
+        if told.load(Ordering::Relaxed) != self.held() {
+            told.store(self.held(), Ordering::Relaxed);
+        }
         self.ledger.look(now)
     }
 }
@@ -300,7 +291,7 @@ impl Reactor {
     /// Whether a new connection has to be turned away. When that goes on for a while, because those who hold the memory do not
     /// give it back, the largest of them goes.
     pub(in crate::reactor) fn has_no_memory_for_one_more(&mut self) -> bool {
-        let memory = &mut self.shared.memory;
+        let memory = &self.shared.memory;
         if memory.ledger.level() < Level::Scarce || memory.look(self.shared.now) < Level::Scarce {
             return false;
         }
@@ -378,6 +369,20 @@ mod tests {
         let down = [Scarce, Scarce, Scarce, Scarce, Short, Short, Plenty, Exceeded, Plenty];
         assert_eq!(levels, [&up[..], &down[..]].concat());
         assert!((0..4).all(|number| Level::from(number) as u8 == number));
+    }
+
+    #[test]
+    fn whatever_is_claimed_the_sum_is_right() {
+        let mut memory = Memory::new(Ledger::new(Some(80), 1), 0);
+        let mut connections = [0; 3];
+        for (connection, claim) in connections.iter_mut().zip([usize::MAX, usize::MAX, 5]) {
+            memory.change(connection, claim);
+        }
+        assert_eq!((memory.held(), memory.look(Instant::now())), (usize::MAX, Level::Exceeded));
+        memory.change(&mut connections[0], 0);
+        memory.change(&mut connections[1], 7);
+        assert_eq!((memory.held(), memory.look(Instant::now())), (12, Level::Plenty));
+        assert_eq!(memory.budget(), MemoryBudget { held: 12, limit: 80 });
     }
 
     /// Over and over, as each newcomer asks.

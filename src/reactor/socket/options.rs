@@ -313,8 +313,9 @@ impl ListenOptions {
 
     /// How old a connection may become: any age unless set. Then its handler's
     /// [`on_shutdown`](crate::reactor::Handler::on_shutdown) is called, as when the server stops, and it has
-    /// [`config::DRAIN_TIMEOUT`] to end in good order before it is reset ([`CloseReason::LifetimeOver`](crate::net::CloseReason::LifetimeOver)). So clients
-    /// that keep their connections find their way to other servers, and to a new version.
+    /// [`config::DRAIN_TIMEOUT`] to end in good order before it is reset
+    /// ([`CloseReason::LifetimeOver`](crate::net::CloseReason::LifetimeOver)). So clients that keep their connections find their
+    /// way to other servers, and to a new version.
     pub fn lifetime(mut self, lifetime: Duration) -> Self {
         self.lifetime = lifetime;
         self

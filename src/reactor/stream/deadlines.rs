@@ -138,6 +138,7 @@ enum Limit {
     Idle,
     WriteStall,
     WriteRate,
+    Flush,
     Lifetime,
     /// It was asked to end, and has not.
     Farewell,
@@ -155,13 +156,13 @@ pub(super) enum Overdue {
 /// What a connection's limits of time count from, besides its last input and its last progress.
 #[derive(Debug)]
 pub(in crate::reactor) struct Since {
-    pub(in crate::reactor) opened: Instant,
+    opened: Instant,
     /// The peer has sent something.
     pub(in crate::reactor) heard: bool,
     /// The handler waits for the rest of a message; and how much of it there was.
     half: Option<(Instant, usize)>,
     /// Output has been waiting all the time, and so much of it was taken.
-    pub(super) output: Option<(Instant, usize)>,
+    output: Option<(Instant, usize)>,
     /// It was asked to end.
     asked: Option<Instant>,
     /// It was not read when it was last looked at.
@@ -214,17 +215,23 @@ impl Link {
         timer.saturating_duration_since(now) <= self.options.deadlines.shortest
     }
 
-    /// When the first of an open connection's limits is reached.
-    pub(super) fn open_due(&self) -> Option<Instant> {
+    /// When the first limit is reached of a connection that is open, or has output left behind a close.
+    pub(super) fn limit_due(&self) -> Option<Instant> {
         self.first_limit().map(|(due, _)| due)
     }
 
     fn first_limit(&self) -> Option<(Instant, Limit)> {
         let (limits, since) = (&self.options.deadlines, &self.since);
-        let waits = self.pending_output() > 0;
+        let rate = self.rate_due().map(|due| (due, Limit::WriteRate));
+        let farewell = since.asked.map(|asked| (deadline(asked, DRAIN_TIMEOUT), Limit::Farewell));
+        if self.phase == Phase::Flushing {
+            let flush = (deadline(self.last_progress, self.options.flush_timeout), Limit::Flush);
+            return [Some(flush), rate, farewell].into_iter().flatten().min_by_key(|(due, _)| *due);
+        }
         if self.has_failed_output() {
             return Some((deadline(self.last_sign(), self.options.close_timeout), Limit::FailedOutput));
         }
+        let waits = self.pending_output() > 0;
         // Who was asked to end is asked once.
         let is_asked = since.asked.is_some();
         let opening = at(since.opened, limits.opening).filter(|_| !since.heard && !is_asked);
@@ -232,38 +239,27 @@ impl Link {
         // Who is not read cannot help being silent.
         let idle = at(self.last_sign(), limits.idle).filter(|_| !self.is_silenced() && !is_asked);
         let stall = at(self.last_progress, limits.write_stall).filter(|_| waits);
-        let lifetime = match since.asked {
-            None => at(since.opened, limits.lifetime).map(|due| (due, Limit::Lifetime)),
-            Some(_) => self.farewell_due().map(|due| (due, Limit::Farewell)),
-        };
+        let lifetime = at(since.opened, limits.lifetime).filter(|_| !is_asked);
         let limits = [
             opening.map(|due| (due, Limit::Opening)),
             message.map(|due| (due, Limit::Message)),
             idle.map(|due| (due, Limit::Idle)),
             stall.map(|due| (due, Limit::WriteStall)),
-            self.rate_due().map(|due| (due, Limit::WriteRate)),
-            lifetime,
+            rate,
+            lifetime.map(|due| (due, Limit::Lifetime)),
+            farewell,
         ];
         limits.into_iter().flatten().min_by_key(|(due, _)| *due)
     }
 
-    /// When whoever was asked to end is cut off.
-    pub(super) fn farewell_due(&self) -> Option<Instant> {
-        self.since.asked.map(|asked| deadline(asked, DRAIN_TIMEOUT))
-    }
-
-    pub(super) fn cut_off_for_age(&self) -> CloseReason {
-        CloseReason::LifetimeOver { lifetime: self.options.deadlines.lifetime }
-    }
-
     /// When the peer must have taken enough.
-    pub(super) fn rate_due(&self) -> Option<Instant> {
+    fn rate_due(&self) -> Option<Instant> {
         let (rate, (since, _)) = self.options.deadlines.write_rate.zip(self.since.output)?;
         at(since, rate.period)
     }
 
     /// Why the peer took too little, if it did; otherwise the next period begins.
-    pub(super) fn check_rate(&mut self, now: Instant) -> Option<CloseReason> {
+    fn check_rate(&mut self, now: Instant) -> Option<CloseReason> {
         let (rate, (_, taken)) = self.options.deadlines.write_rate.zip(self.since.output)?;
         if taken >= rate.bytes {
             self.since.output = Some((now, 0));
@@ -278,8 +274,8 @@ impl Link {
         self.paused || self.throttled || !self.has_passage_open()
     }
 
-    /// A limit of an open connection is reached.
-    pub(super) fn open_overdue(&mut self, now: Instant) -> Overdue {
+    /// What follows from the first of those limits, if it is reached.
+    pub(super) fn limit_overdue(&mut self, now: Instant) -> Overdue {
         let Some((_, limit)) = self.first_limit().filter(|(due, _)| *due <= now) else {
             return Overdue::Nothing;
         };
@@ -288,8 +284,7 @@ impl Link {
             Limit::FailedOutput => Overdue::Fail(CloseReason::Closed),
             Limit::Opening => {
                 let reason = CloseReason::OpeningTimeout { timeout: limits.opening };
-                self.since.asked = Some(now);
-                Overdue::AskToEnd(Some(reason))
+                self.ask_to_end(now, Some(reason))
             }
             Limit::Message => {
                 let (pending, timeout) = (self.inbox.len(), limits.message);
@@ -301,18 +296,22 @@ impl Link {
                     // Who takes nothing is not waited for once more.
                     return Overdue::Fail(reason);
                 }
-                self.since.asked = Some(now);
-                Overdue::AskToEnd(Some(reason))
+                self.ask_to_end(now, Some(reason))
             }
             Limit::WriteStall => {
                 Overdue::Fail(CloseReason::WriteStalled { pending, timeout: limits.write_stall })
             }
             Limit::WriteRate => self.check_rate(now).map_or(Overdue::Nothing, Overdue::Fail),
-            Limit::Lifetime => {
-                self.since.asked = Some(now);
-                Overdue::AskToEnd(None)
+            Limit::Flush => {
+                Overdue::Fail(CloseReason::FlushTimeout { pending, timeout: self.options.flush_timeout })
             }
-            Limit::Farewell => Overdue::Fail(self.cut_off_for_age()),
+            Limit::Lifetime => self.ask_to_end(now, None),
+            Limit::Farewell => Overdue::Fail(CloseReason::LifetimeOver { lifetime: limits.lifetime }),
         }
+    }
+
+    fn ask_to_end(&mut self, now: Instant, reason: Option<CloseReason>) -> Overdue {
+        self.since.asked = Some(now);
+        Overdue::AskToEnd(reason)
     }
 }

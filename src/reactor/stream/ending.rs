@@ -176,7 +176,6 @@ impl Link {
 
     /// When the connection has been where it is for too long.
     pub(in crate::reactor) fn phase_due(&self) -> Option<Instant> {
-        let options = &self.options;
         match self.phase {
             Phase::Connecting => self.phase_deadline,
             Phase::Lingering => {
@@ -186,11 +185,7 @@ impl Link {
                 let look = self.look.as_ref().map(|look| look.next);
                 [self.phase_deadline, quiet, look].into_iter().flatten().min()
             }
-            Phase::Open => self.open_due(),
-            Phase::Flushing => {
-                let flush = deadline(self.last_progress, options.flush_timeout);
-                [Some(flush), self.rate_due(), self.farewell_due()].into_iter().flatten().min()
-            }
+            Phase::Open | Phase::Flushing => self.limit_due(),
             Phase::Dead => None,
         }
     }
@@ -204,7 +199,7 @@ impl Link {
     pub(in crate::reactor) fn overdue(&mut self, now: Instant) -> bool {
         let reason = match self.phase {
             Phase::Connecting => Some(CloseReason::ConnectFailed(io::ErrorKind::TimedOut.into())),
-            Phase::Open => match self.open_overdue(now) {
+            Phase::Open | Phase::Flushing => match self.limit_overdue(now) {
                 Overdue::Fail(reason) => Some(reason),
                 Overdue::AskToEnd(reason) => {
                     self.reason = reason;
@@ -212,15 +207,6 @@ impl Link {
                 }
                 Overdue::Nothing => None,
             },
-            Phase::Flushing => {
-                let (pending, timeout) = (self.pending_output(), self.options.flush_timeout);
-                let is_stalled = deadline(self.last_progress, timeout) <= now;
-                let stalled = is_stalled.then_some(CloseReason::FlushTimeout { pending, timeout });
-                let is_old = self.farewell_due().is_some_and(|due| due <= now);
-                let old = is_old.then(|| self.cut_off_for_age());
-                let is_slow = self.rate_due().is_some_and(|due| due <= now);
-                stalled.or(old).or_else(|| is_slow.then(|| self.check_rate(now)).flatten())
-            }
             Phase::Lingering | Phase::Dead => self.lingered(now),
         };
         if let Some(reason) = reason {

@@ -55,8 +55,11 @@ pub trait Handler: Any {
         let _ = io;
     }
 
-    /// The reactor, or the server, wants to stop. A handler that knows that nothing is in progress [closes](Io::close), one that is
-    /// in the middle of something goes on until that is done, and who is still there at the deadline is cut off, with a reset.
+    /// The connection is to end: because the reactor, or the server, wants to stop, because it is
+    /// [too old](crate::reactor::ListenOptions::lifetime), or because its peer has been silent for
+    /// [too long](crate::reactor::StreamOptions::idle_timeout). A handler that knows that nothing is in progress
+    /// [closes](Io::close), one that is in the middle of something goes on until that is done, and who is still there at the deadline
+    /// is cut off, with a reset.
     ///
     /// Unless it chooses, the connection is closed if it is at rest: no output waits, no input is unconsumed, and nobody else
     /// has a [`Handle`](crate::reactor::Handle) to write through. If it is not, or if the peer goes on sending, it is closed
@@ -129,7 +132,8 @@ pub enum CloseReason {
         /// The period ([`StreamOptions::write_rate`](crate::reactor::StreamOptions::write_rate)).
         period: Duration,
     },
-    /// The peer had not said anything yet.
+    /// The peer had not said anything yet, and the connection was closed by this side, as for
+    /// [`IdleTimeout`](Self::IdleTimeout).
     OpeningTimeout {
         /// The limit ([`StreamOptions::opening_timeout`](crate::reactor::StreamOptions::opening_timeout)).
         timeout: Duration,
@@ -141,7 +145,8 @@ pub enum CloseReason {
         /// The limit ([`StreamOptions::message_timeout`](crate::reactor::StreamOptions::message_timeout)).
         timeout: Duration,
     },
-    /// Nothing had moved for too long, and it was closed by this side: in good order, if it was at rest.
+    /// Nothing had moved for too long, and it was closed by this side: in good order if nothing was in progress, with a reset if output
+    /// waited.
     IdleTimeout {
         /// The limit ([`StreamOptions::idle_timeout`](crate::reactor::StreamOptions::idle_timeout)).
         timeout: Duration,
@@ -187,7 +192,7 @@ pub enum CloseReason {
     Panicked,
     /// Something in this library panicked while it looked after the connection. It is a bug; the other connections go on.
     Internal,
-    /// The reactor stopped before the connection was finished.
+    /// It was to end before it was finished, because the reactor or its server stopped, or because of its age.
     Shutdown,
 }
 

@@ -287,10 +287,17 @@ impl Reactor {
 /// that was idle missed nothing.
 fn is_limit(reason: &CloseReason) -> bool {
     use CloseReason::*;
-    let of_bytes = matches!(reason, OutputLimit { .. } | InputLimit { .. } | MemoryBudget { .. });
-    of_bytes
-        || matches!(reason, FlushTimeout { .. } | WriteStalled { .. } | WriteTooSlow { .. })
-        || matches!(reason, MessageTimeout { .. } | LifetimeOver { .. })
+    matches!(
+        reason,
+        OutputLimit { .. }
+            | InputLimit { .. }
+            | MemoryBudget { .. }
+            | FlushTimeout { .. }
+            | WriteStalled { .. }
+            | WriteTooSlow { .. }
+            | MessageTimeout { .. }
+            | LifetimeOver { .. }
+    )
 }
 
 /// In the place of a handler that has had its last call.
