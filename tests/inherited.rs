@@ -35,6 +35,10 @@ fn a_process_of_its_own() {
             drop(inherited());
             println!("let go");
         }
+        Ok("let_go_and_stay") => {
+            drop(inherited());
+            thread::sleep(Duration::from_secs(1800));
+        }
         Ok("wait") => thread::sleep(PATIENCE),
         Ok("pass_on_through_a_child") => {
             // The variables are there as well; the process id is another one.
@@ -240,6 +244,12 @@ fn a_successor_that_is_not_ready_is_an_error_that_says_why() {
     // It has its time to say why, and ends by itself.
     let error = start("let_go").wait_until_ready(PATIENCE).unwrap_err().to_string();
     assert!(error.contains("gave up before it was ready (exit status: 0)"), "{error}");
+    // One that does not is not waited for until the whole limit is over.
+    let staying = start("let_go_and_stay");
+    let id = staying.id();
+    let error = staying.wait_until_ready(Duration::MAX).unwrap_err().to_string();
+    assert!(error.contains("gave up before it was ready (signal: 9"), "{error}");
+    assert!(is_gone(id));
     let waiting = start("wait");
     let id = waiting.id();
     let error = waiting.wait_until_ready(Duration::from_millis(50)).unwrap_err();
