@@ -162,6 +162,12 @@ impl Payload {
         filled
     }
 
+    /// The unsent bytes behind the first `skip` of them that lie in one place; empty at the end.
+    pub(crate) fn chunk(&self, skip: usize) -> &[u8] {
+        let from = self.sent + skip;
+        self.piece(from, self.splices.partition_point(|splice| splice.end() <= from)).unwrap_or(&[])
+    }
+
     /// The bytes from `from` on that lie in one place; `splice` is the first that ends behind that. `None` at the end.
     fn piece(&self, from: usize, splice: usize) -> Option<&[u8]> {
         match self.splices.get(splice) {

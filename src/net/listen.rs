@@ -221,9 +221,9 @@ impl Runtime {
     }
 }
 
-/// Whether the kernel spreads the connections of several sockets at this address.
+/// Whether the connections at this address find their way to several reactors that listen there by themselves.
 fn spreads(address: &Address) -> bool {
-    cfg!(target_os = "linux") && matches!(address, Address::Tcp(_))
+    matches!(address, Address::Memory(_)) || cfg!(target_os = "linux") && matches!(address, Address::Tcp(_))
 }
 
 /// The reactors that get connections in turn.

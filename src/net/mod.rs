@@ -11,6 +11,7 @@
 //! sockets, and where it cannot do that either (Unix-domain sockets, macOS), one reactor accepts and hands them round.
 
 mod builder;
+mod carry;
 mod connect;
 mod inherit;
 mod listen;
@@ -23,8 +24,9 @@ mod successor;
 mod watch;
 
 pub use crate::reactor::{
-    Accepted, Address, CloseReason, ConnectionId, Dialing, Handle, HandleError, Handler, Incoming, Io,
-    ListenOptions, MemoryBudget, Polled, Relayed, StreamOptions, ToAddresses, Writable, WriteAsync,
+    Accepted, Address, Carried, Carrier, CarrierIo, CloseReason, ConnectionId, Dialing, Handle, HandleError,
+    Handler, Incoming, Io, ListenOptions, MemoryBudget, Output, PairEnd, Polled, Relayed, StreamOptions,
+    ToAddresses, Writable, WriteAsync, pair,
 };
 pub use builder::RuntimeBuilder;
 pub use inherit::{Inherited, inherited};

@@ -225,6 +225,7 @@ impl ReactorBuilder {
                 void: Vec::new(),
                 now,
                 deferred: Vec::new(),
+                soon: Vec::new(),
                 new_pollers: Vec::new(),
             },
             settling: None,

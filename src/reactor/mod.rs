@@ -6,6 +6,7 @@
 //! `pace`, when things happen; `threads`, how other threads reach in.
 
 mod builder;
+mod carrier;
 mod pace;
 mod socket;
 mod stream;
@@ -16,6 +17,9 @@ mod threads;
 mod tests;
 
 pub use builder::ReactorBuilder;
+pub use carrier::carried::{Carried, Carrier, CarrierIo};
+pub use carrier::output::Output;
+pub use carrier::pair::{PairEnd, pair};
 pub use pace::after::TimerId;
 pub(crate) use pace::memory::Ledger;
 pub use pace::memory::MemoryBudget;
@@ -131,6 +135,8 @@ struct Shared {
     void: Vec<u8>,
     now: Instant,
     deferred: Vec<Action>,
+    /// What carriers have to do, behind the flush.
+    soon: Vec<Action>,
     /// Connections that asked to be polled and are not in the list yet.
     new_pollers: Vec<Id>,
 }
@@ -218,6 +224,7 @@ impl Reactor {
         self.fire_timers();
         self.poll_handlers();
         self.flush();
+        self.carry_on();
         self.watch_memory();
         if nothing_completed && self.pollers.found_nothing() && !self.unsubmitted {
             // The producers may be on this very core. To let them go on is cheaper than to sleep, which takes a barrier on
@@ -274,6 +281,7 @@ impl Reactor {
         !self.completions.is_empty()
             || !self.dirty.is_empty()
             || !self.shared.deferred.is_empty()
+            || !self.shared.soon.is_empty()
             || !self.commands.is_empty()
             || BufferGroup::ALL
                 .into_iter()

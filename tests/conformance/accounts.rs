@@ -1,6 +1,7 @@
 //! What must add up after each test, and what happens to a test that hangs.
 #![allow(unsafe_code)]
 
+use crate::bridge;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -17,9 +18,11 @@ static RUNNING: Mutex<Option<(String, Instant)>> = Mutex::new(None);
 
 /// Runs a test and compares the process' descriptors before and after it.
 pub(crate) fn audited(title: &str, test: impl FnOnce()) {
+    bridge::build();
     let before = open_descriptors();
     *RUNNING.lock().unwrap() = Some((title.to_owned(), Instant::now()));
     test();
+    bridge::clear();
     *RUNNING.lock().unwrap() = None;
     let after = open_descriptors();
     assert_eq!(before, after, "descriptors that were open before the test, and after it");

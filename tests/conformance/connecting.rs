@@ -310,8 +310,9 @@ fn a_hook_sees_the_socket_first(ground: &Ground) {
     let server = stage.listen_with(&listen, |_| Echo);
     let (log, recorder) = log();
     let (tell, told) = mpsc::channel();
-    let make =
-        move || recorder.probe().open(move |io| tell.send(io.socket().send_buffer_size().unwrap()).unwrap());
+    let make = move || {
+        recorder.probe().open(move |io| tell.send(io.socket().unwrap().send_buffer_size().unwrap()).unwrap())
+    };
     let client = stage.runtime.connect_with(&sized, server.local_addr(), make).unwrap();
     assert!(told.recv_timeout(DEADLINE).unwrap() <= 64 << 10);
     client.close().unwrap();
@@ -424,9 +425,9 @@ fn socket_options_are_set(ground: &Ground) {
     let listen = ListenOptions::new().stream(options.clone());
     let server = stage.listen_with(&listen, move |_| {
         let look = accepted.clone();
-        theirs.probe().open(move |io| look(io.socket(), v4))
+        theirs.probe().open(move |io| look(io.socket().unwrap(), v4))
     });
-    let make = move || recorder.probe().open(move |io| connected(io.socket(), v4));
+    let make = move || recorder.probe().open(move |io| connected(io.socket().unwrap(), v4));
     let client = stage.runtime.connect_with(&options, server.local_addr(), make).unwrap();
     for _ in 0..2 {
         let seen = told.recv_timeout(DEADLINE).unwrap();

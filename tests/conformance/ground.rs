@@ -1,6 +1,7 @@
 //! Where tests run: a backend, a transport, a runtime on them, and raw sockets at the other end.
 
 use crate::accounts::{DEADLINE, wait_until};
+use crate::bridge;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -20,6 +21,8 @@ pub(crate) enum Transport {
     Tcp4,
     Tcp6,
     Unix,
+    /// Streams in memory. The sockets of the tests reach them over a relay.
+    Memory,
 }
 
 /// A backend, what it does without, and a transport.
@@ -55,11 +58,11 @@ const MASKS: [(&str, &[UringFeature]); 5] = [
 
 /// Every ground that this machine has.
 pub(crate) fn all() -> Vec<Ground> {
-    use Transport::{Tcp4, Tcp6, Unix};
+    use Transport::{Memory, Tcp4, Tcp6, Unix};
     let mut grounds = Vec::new();
     for backend in Backend::available() {
         let ground = |mask, without, transport| Ground { backend, mask, without, transport };
-        grounds.extend([Tcp4, Tcp6, Unix].map(|transport| ground("", &[], transport)));
+        grounds.extend([Tcp4, Tcp6, Unix, Memory].map(|transport| ground("", &[], transport)));
         if backend == Backend::IoUring {
             for (mask, without) in MASKS {
                 grounds.push(ground(mask, without, Tcp4));
@@ -76,6 +79,7 @@ impl fmt::Display for Ground {
             Transport::Tcp4 => "tcp4",
             Transport::Tcp6 => "tcp6",
             Transport::Unix => "unix",
+            Transport::Memory => "memory",
         };
         match self.mask {
             "" => write!(f, "{}::{transport}", self.backend),
@@ -89,11 +93,21 @@ const POOL: (u16, usize) = (16, 16 << 10);
 
 impl Ground {
     pub(crate) fn is_tcp(&self) -> bool {
-        self.transport != Transport::Unix
+        matches!(self.transport, Transport::Tcp4 | Transport::Tcp6)
     }
 
     pub(crate) fn is_unix(&self) -> bool {
-        !self.is_tcp()
+        self.transport == Transport::Unix
+    }
+
+    /// Sockets of the system, with options, backlogs and files.
+    pub(crate) fn has_sockets(&self) -> bool {
+        self.transport != Transport::Memory
+    }
+
+    /// An end that is not in order can be told.
+    pub(crate) fn has_resets(&self) -> bool {
+        !self.is_unix()
     }
 
     /// Nothing is masked, so that costly tests are worth it.
@@ -133,11 +147,15 @@ impl Ground {
             Transport::Tcp4 => Address::Tcp("127.0.0.1:0".parse().unwrap()),
             Transport::Tcp6 => Address::Tcp("[::1]:0".parse().unwrap()),
             Transport::Unix => Address::Unix(fresh_path()),
+            Transport::Memory => Address::Memory("".into()),
         }
     }
 
     /// A listening socket that is not trochus'.
     pub(crate) fn listener(&self, backlog: i32) -> (Socket, Address) {
+        if self.transport == Transport::Memory {
+            return bridge::listener(backlog);
+        }
         let address = self.fresh_address();
         let socket = Socket::new(domain(&address), Type::STREAM, None).unwrap();
         socket.bind(&to_sock_addr(&address)).unwrap();
@@ -249,6 +267,9 @@ impl Peer {
     }
 
     pub(crate) fn try_connect(address: &Address) -> io::Result<Self> {
+        if let Address::Memory(_) = address {
+            return bridge::connect(address).map(Peer::over);
+        }
         let peer = Peer::unconnected(address);
         let target = to_sock_addr(address);
         let mut result = peer.0.connect(&target);

@@ -13,6 +13,7 @@ mod subscriber;
 mod accounts;
 mod addresses;
 mod backends;
+mod bridge;
 mod churn;
 mod connecting;
 mod damage;

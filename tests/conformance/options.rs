@@ -35,7 +35,7 @@ fn buffer_sizes_reach_the_kernel(ground: &Ground) {
     let report = move || {
         let send = send.clone();
         log().1.probe().open(move |io| {
-            let socket = io.socket();
+            let socket = io.socket().unwrap();
             send.send((socket.recv_buffer_size().unwrap(), socket.send_buffer_size().unwrap())).unwrap();
         })
     };
@@ -62,7 +62,7 @@ fn tcp_options(ground: &Ground, options: &StreamOptions) -> [Tcp; 2] {
     let report = move || {
         let send = send.clone();
         log().1.probe().open(move |io| {
-            let socket = io.socket();
+            let socket = io.socket().unwrap();
             #[cfg(target_os = "linux")]
             let timeout = socket.tcp_user_timeout().unwrap();
             #[cfg(not(target_os = "linux"))]

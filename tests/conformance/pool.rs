@@ -95,7 +95,7 @@ fn sockets_do_not_outlive_an_exec(ground: &Ground) {
     let (log, recorder) = log();
     let server = stage.listen(move |_| {
         recorder.probe().open(|io| {
-            let flags = rustix::io::fcntl_getfd(io.socket().as_fd()).unwrap();
+            let flags = rustix::io::fcntl_getfd(io.socket().unwrap().as_fd()).unwrap();
             io.write(&[u8::from(flags.contains(rustix::io::FdFlags::CLOEXEC))]);
         })
     });

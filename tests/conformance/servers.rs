@@ -108,7 +108,7 @@ fn what_does_not_finish_in_time_is_cut_off(ground: &Ground) {
     let stage = ground.stage();
     let (log, recorder) = log();
     let server = stage.listen(move |incoming| {
-        let stubborn = incoming.socket().recv_buffer_size().is_ok();
+        let stubborn = incoming.socket().unwrap().recv_buffer_size().is_ok();
         let probe = recorder.probe().end(|io| io.close());
         if stubborn { probe.shutdown(|_| {}) } else { probe }
     });
@@ -182,8 +182,9 @@ fn whoever_accepts_sees_the_socket(ground: &Ground) {
     let server = stage.listen(move |incoming| {
         let size = incoming
             .socket()
+            .unwrap()
             .set_recv_buffer_size(64 << 10)
-            .and_then(|()| incoming.socket().recv_buffer_size());
+            .and_then(|()| incoming.socket().unwrap().recv_buffer_size());
         tell.send((incoming.peer().clone(), incoming.local_addr().unwrap(), size.unwrap())).unwrap();
         Echo
     });
@@ -241,7 +242,7 @@ fn what_is_accepted_is_closed_on_exec(ground: &Ground) {
     let (tell, told) = mpsc::channel();
     let tell = Mutex::new(tell);
     let server = stage.listen(move |incoming: &Incoming<'_>| {
-        tell.lock().unwrap().send(rustix::io::fcntl_getfd(&*incoming.socket()).unwrap()).unwrap();
+        tell.lock().unwrap().send(rustix::io::fcntl_getfd(&*incoming.socket().unwrap()).unwrap()).unwrap();
         Echo
     });
     let peers: Vec<_> = (0..4).map(|_| Peer::connect(server.local_addr())).collect();

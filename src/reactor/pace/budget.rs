@@ -10,6 +10,7 @@ pub(in crate::reactor) enum Work {
     Completions,
     Commands,
     Deferred,
+    Carried,
     Timers,
     Polled,
 }

@@ -59,7 +59,8 @@ impl Reactor {
 
     /// Whether a drain has begun and everything has ended.
     pub fn is_drained(&self) -> bool {
-        let nothing_is_to_be_done = self.commands.is_empty() && self.shared.deferred.is_empty();
+        let nothing_is_to_be_done =
+            self.commands.is_empty() && self.shared.deferred.is_empty() && self.shared.soon.is_empty();
         let nobody_is_left = self.listeners.is_empty() && self.connections.is_empty();
         self.drain_deadline.is_some() && nobody_is_left && nothing_is_to_be_done
     }

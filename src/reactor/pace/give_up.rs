@@ -20,7 +20,7 @@ impl Reactor {
         // The kernel may hold what is in flight for a while: it must not count as listening meanwhile.
         for id in self.listeners.ids() {
             let Some(listener) = self.listeners.remove(id) else { continue };
-            let _ = listener.socket.shutdown(Shutdown::Both);
+            let _ = listener.entrance.socket().map(|socket| socket.shutdown(Shutdown::Both));
             contained(|| drop(listener));
         }
         contained(|| self.abandon_races());
@@ -37,7 +37,7 @@ impl Reactor {
     fn abandon(&mut self, id: Id) {
         contained(|| {
             if let Some(connection) = self.connections.get_mut(id) {
-                reset(&connection.link.socket);
+                connection.link.wire.socket().into_iter().for_each(|socket| reset(socket));
                 connection.link.fail(CloseReason::Shutdown);
                 if connection.link.opened {
                     self.shared.counters.connections_closed.add(1);

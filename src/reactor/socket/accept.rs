@@ -2,12 +2,14 @@
 
 use super::address::{Address, ToAddresses};
 use super::incoming::{Accepted, Incoming};
-use super::listener::{Bound, Destination, Listener, bind};
+use super::listener::{Bound, Destination, Entrance, Listener, Place, bind};
 use super::options::{ListenOptions, StreamOptions};
 use super::seats::{Refused, Seat, Seats};
 use crate::config::ACCEPT_BACKOFF;
 use crate::driver::{self, Kind, Op};
 use crate::error::{Error, Result};
+use crate::reactor::carrier::Wire;
+use crate::reactor::carrier::carried::{Carrier, Carrying};
 use crate::reactor::pace::timers::Due;
 use crate::reactor::stream::connection::{Connection, Link, Phase};
 use crate::reactor::stream::deadlines::Since;
@@ -16,7 +18,6 @@ use crate::reactor::table::Id;
 use crate::reactor::{Reactor, Shared};
 use socket2::Socket;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -96,20 +97,26 @@ impl Reactor {
         seats: Arc<Seats>,
         destination: Destination,
     ) -> Result<ListenerId> {
-        let Bound { socket, address, file, shared } = bound;
-        let socket = Rc::new(socket);
+        let Bound { place, address, file, shared } = bound;
         let cannot = |source| Error::listen(&address, source);
-        let needs_blocking = self.accepts_only_while_blocking();
-        if shared && needs_blocking {
-            // Elsewhere the mode stays as it is, for somebody who relies on it may accept there at this moment.
-            socket.set_nonblocking(false).map_err(cannot)?;
-        }
         if self.drain_deadline.is_some() {
             return Err(cannot(io::Error::other("this reactor is draining")));
         }
-        self.driver.attach(&socket).map_err(cannot)?;
+        let needs_blocking = self.accepts_only_while_blocking();
+        let entrance = match place {
+            Place::Memory(name) => Entrance::Memory(name),
+            Place::Socket(socket) => {
+                if shared && needs_blocking {
+                    // Elsewhere the mode stays as it is, for somebody who relies on it may accept there at this moment.
+                    socket.set_nonblocking(false).map_err(cannot)?;
+                }
+                let socket = Rc::new(socket);
+                self.driver.attach(&socket).map_err(cannot)?;
+                Entrance::Socket(socket)
+            }
+        };
         let listener = Listener {
-            socket,
+            entrance,
             address: address.clone(),
             file,
             stream: Rc::new(options.accepted()),
@@ -125,6 +132,7 @@ impl Reactor {
             rest_timer: None,
         };
         let id = self.listeners.insert(|_| listener);
+        self.open_name(id);
         self.settle_listener(id);
         self.disturbed();
         Ok(ListenerId { id, address })
@@ -151,47 +159,61 @@ impl Reactor {
         }
         match result {
             // Also while it closes: the peer has been told that it is connected.
-            Ok(socket) => self.admit(id, socket),
+            Ok(socket) => self.admit_socket(id, socket),
             Err(error) if driver::is_cancelled(&error) || is_the_peers_fault(&error) => {}
             Err(error) => self.rest(id, &error),
         }
         self.settle_listener(id);
     }
 
-    fn admit(&mut self, id: Id, socket: Socket) {
-        if self.has_no_memory_for_one_more() {
-            self.shared.counters.memory_refused.add(1);
-            return self.refuse(&socket);
-        }
-        let Some(listener) = self.listeners.get_mut(id) else { return };
+    fn admit_socket(&mut self, id: Id, socket: Socket) {
         // A peer without an address has gone already.
         let Ok(peer) = socket.peer_addr() else { return };
-        let peer = Address::from_sock_addr(&peer).to_canonical();
+        self.admit(id, Newcomer::Socket(socket), Address::from_sock_addr(&peer).to_canonical());
+    }
+
+    /// Lets in a stream that something else than a socket carries.
+    pub(in crate::reactor) fn admit_stream(&mut self, id: Id, carrier: impl Carrier) {
+        let peer = carrier.peer_addr();
+        self.admit(id, Newcomer::Stream(Carrying::new(Box::new(carrier))), peer);
+    }
+
+    fn admit(&mut self, id: Id, newcomer: Newcomer, peer: Address) {
+        if self.has_no_memory_for_one_more() {
+            self.shared.counters.memory_refused.add(1);
+            return self.refuse(newcomer);
+        }
+        let Some(listener) = self.listeners.get_mut(id) else { return };
         let seat = match listener.seats.take(&peer, self.shared.now) {
             Ok(seat) => seat,
-            Err(Refused::Full) => return self.refuse(&socket),
+            Err(Refused::Full) => return self.refuse(newcomer),
             Err(Refused::Peer) => {
                 self.shared.counters.peers_over_limit.add(1);
                 crate::log::peer_refused(&peer);
-                return self.refuse(&socket);
+                return self.refuse(newcomer);
             }
         };
         let stream = listener.stream.clone();
         // Taken out while it is called, which takes the reactor.
         let Some(mut destination) = listener.destination.take() else { return };
-        self.contain(|reactor, _| match &mut destination {
-            Destination::Elsewhere(share_out) => share_out(socket, peer, seat),
-            Destination::Here(make) => reactor.take_in(socket, peer, stream, make, seat),
+        self.contain(|reactor, _| match (&mut destination, newcomer) {
+            (Destination::Elsewhere(share_out), Newcomer::Socket(socket)) => share_out(socket, peer, seat),
+            (Destination::Here(make), newcomer) => reactor.take_in(newcomer, peer, stream, make, seat),
+            // Each reactor has an entrance of its own.
+            (Destination::Elsewhere(_), newcomer @ Newcomer::Stream(_)) => reactor.refuse(newcomer),
         });
         if let Some(listener) = self.listeners.get_mut(id) {
             listener.destination = Some(destination);
         }
     }
 
-    fn refuse(&mut self, socket: &Socket) {
+    fn refuse(&mut self, newcomer: Newcomer) {
         self.shared.counters.connections_refused.add(1);
-        // A clean end would look like an answer.
-        let _ = socket.set_linger(Some(Duration::ZERO));
+        // A clean end would look like an answer. What carries a stream knows that as it is dropped.
+        if let Newcomer::Socket(socket) = &newcomer {
+            let _ = socket.set_linger(Some(Duration::ZERO));
+        }
+        self.guarded(|_| drop(newcomer));
     }
 
     /// Takes in a connection that another reactor accepted.
@@ -203,37 +225,55 @@ impl Reactor {
         make: impl FnOnce(&Incoming<'_>) -> A,
         seat: Seat,
     ) {
-        self.take_in(socket, peer, Rc::new(options), |incoming| boxed(make(incoming)), seat);
+        let newcomer = Newcomer::Socket(socket);
+        self.take_in(newcomer, peer, Rc::new(options), |incoming| boxed(make(incoming)), seat);
     }
 
     /// Takes in a connection, unless it is refused.
     fn take_in(
         &mut self,
-        socket: Socket,
+        newcomer: Newcomer,
         peer: Address,
         options: Rc<StreamOptions>,
         make: impl FnOnce(&Incoming<'_>) -> Option<Box<dyn Handler>>,
         seat: Seat,
     ) {
-        let Some(handler) = make_handler(&self.shared, &Incoming::new(&peer, &socket), make) else {
-            return self.refuse(&socket);
+        let Some(handler) = make_handler(&self.shared, &newcomer.incoming(&peer), make) else {
+            return self.refuse(newcomer);
         };
-        let socket = Rc::new(socket);
-        // Fails when the peer has gone already, or when there is no memory for one more.
-        let prepared = match peer {
-            Address::Tcp(_) => options.apply_tcp((&*socket).into()),
-            // Unlike TCP's, these do not inherit the sizes of their buffers from the listener.
-            Address::Unix(_) => options.apply_early((&*socket).into()),
+        let wire = match newcomer {
+            Newcomer::Stream(carrying) => Wire::Carried(carrying),
+            Newcomer::Socket(socket) => {
+                let socket = Rc::new(socket);
+                // Fails when the peer has gone already, or when there is no memory for one more.
+                if self.prepare_accepted(&socket, &peer, &options).is_err() {
+                    self.shared.counters.connections_refused.add(1);
+                    let _ = socket.set_linger(Some(Duration::ZERO));
+                    return self.guarded(|_| drop(handler));
+                }
+                Wire::Socket(socket)
+            }
         };
-        if prepared.and_then(|()| self.driver.attach(&socket)).is_err() {
-            self.refuse(&socket);
-            return self.guarded(|_| drop(handler));
-        }
         let id = self.connections.insert(|id| Connection {
             handler,
-            link: Link::new(id, socket, peer, options, Phase::Open, Some(seat), self.shared.now),
+            link: Link::new(id, wire, peer, options, Phase::Open, Some(seat), self.shared.now),
         });
+        self.start_carrier(id);
         self.opened(id);
+    }
+
+    fn prepare_accepted(
+        &mut self,
+        socket: &Rc<Socket>,
+        peer: &Address,
+        options: &StreamOptions,
+    ) -> io::Result<()> {
+        match peer {
+            Address::Tcp(_) => options.apply_tcp((&**socket).into())?,
+            // Unlike TCP's, these do not inherit the sizes of their buffers from the listener.
+            _ => options.apply_early((&**socket).into())?,
+        }
+        self.driver.attach(socket)
     }
 
     pub(in crate::reactor) fn opened(&mut self, id: Id) {
@@ -280,8 +320,9 @@ impl Reactor {
 
     pub(in crate::reactor) fn settle_listener(&mut self, id: Id) {
         let Some(listener) = self.listeners.get_mut(id) else { return };
-        let descriptor = listener.socket.as_raw_fd();
-        if !listener.closing && !listener.armed && listener.rest_timer.is_none() {
+        let descriptor = listener.entrance.descriptor();
+        let accepts = listener.entrance.socket().is_some();
+        if accepts && !listener.closing && !listener.armed && listener.rest_timer.is_none() {
             self.driver.submit(id.token(Kind::Accept), Op::Accept { listener: descriptor });
             listener.armed = true;
             self.unsubmitted = true;
@@ -291,7 +332,8 @@ impl Reactor {
             listener.cancelled = true;
             self.unsubmitted = true;
         }
-        if listener.closing && !listener.armed {
+        if listener.closing && !listener.armed && self.close_name(id) {
+            let Some(listener) = self.listeners.get_mut(id) else { return };
             self.timers.change(&mut listener.rest_timer, Due::Accept(id), None);
             // Nobody finds the way any more.
             listener.file = None;
@@ -299,8 +341,8 @@ impl Reactor {
                 return self.look_for_queued(id);
             }
             self.admit_queued(id);
-            if let Some(listener) = self.listeners.remove(id) {
-                self.driver.detach(&listener.socket);
+            if let Some(Listener { entrance: Entrance::Socket(socket), .. }) = self.listeners.remove(id) {
+                self.driver.detach(&socket);
             }
         }
     }
@@ -312,13 +354,13 @@ impl Reactor {
             return;
         }
         let Some(listener) = self.listeners.get(id) else { return };
-        if listener.socket.set_nonblocking(true).is_err() {
+        let Some(socket) = listener.entrance.socket().cloned() else { return };
+        if socket.set_nonblocking(true).is_err() {
             return;
         }
         for _ in 0..QUEUED_AT_MOST {
-            let Some(listener) = self.listeners.get(id) else { return };
-            match listener.socket.accept() {
-                Ok((socket, _)) => self.admit(id, socket),
+            match socket.accept() {
+                Ok((socket, _)) => self.admit_socket(id, socket),
                 Err(error) if is_the_peers_fault(&error) && error.kind() != io::ErrorKind::WouldBlock => {}
                 Err(_) => return,
             }
@@ -335,13 +377,28 @@ impl Reactor {
     /// block again at this moment, a call would wait for the next connection, and this reactor with it.
     fn look_for_queued(&mut self, id: Id) {
         let Some(listener) = self.listeners.get_mut(id) else { return };
-        let (token, descriptor) = (id.token(Kind::Accept), listener.socket.as_raw_fd());
+        let (token, descriptor) = (id.token(Kind::Accept), listener.entrance.descriptor());
         self.driver.submit(token, Op::Accept { listener: descriptor });
         // It looks before it waits, so what is there is taken before this comes.
         self.driver.cancel(token, descriptor);
         (listener.armed, listener.cancelled, listener.looking) = (true, true, true);
         listener.looks -= 1;
         self.unsubmitted = true;
+    }
+}
+
+/// What was accepted.
+enum Newcomer {
+    Socket(Socket),
+    Stream(Box<Carrying>),
+}
+
+impl Newcomer {
+    fn incoming<'a>(&'a self, peer: &'a Address) -> Incoming<'a> {
+        match self {
+            Newcomer::Socket(socket) => Incoming::from_socket(peer, socket),
+            Newcomer::Stream(carrying) => Incoming::carried(peer, carrying.local_addr()),
+        }
     }
 }
 

@@ -1,17 +1,18 @@
-//! Where a stream socket is: TCP over IPv4 or IPv6, or a Unix-domain path.
+//! Where a stream goes to: TCP over IPv4 or IPv6, a Unix-domain path, or a name within the process.
 
 use super::lookup::Lookup;
 use crate::error::{Error, Result};
-use socket2::{Domain, SockAddr};
+use socket2::SockAddr;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 #[cfg(target_os = "linux")]
 use std::{ffi::OsString, os::unix::ffi::OsStringExt};
 
-/// The address of a stream socket.
+/// The address of a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Address {
@@ -20,6 +21,9 @@ pub enum Address {
     /// A Unix-domain stream socket at a path; the path is empty for a client's end, which has none. On Linux, a path that begins
     /// with a zero byte is a name in the abstract namespace, which needs no file.
     Unix(PathBuf),
+    /// A name within this process, which needs no system: `"memory:name"`. It is empty for a client's end, which has none, and for
+    /// both ends of a [`pair`](crate::reactor::pair).
+    Memory(Arc<str>),
 }
 
 impl Address {
@@ -27,7 +31,7 @@ impl Address {
     pub fn port(&self) -> Option<u16> {
         match self {
             Address::Tcp(address) => Some(address.port()),
-            Address::Unix(_) => None,
+            Address::Unix(_) | Address::Memory(_) => None,
         }
     }
 
@@ -36,7 +40,7 @@ impl Address {
     pub fn to_canonical(&self) -> Address {
         match self {
             Address::Tcp(address) => Address::Tcp(canonical(*address)),
-            Address::Unix(path) => Address::Unix(path.clone()),
+            other => other.clone(),
         }
     }
 
@@ -51,10 +55,13 @@ impl Address {
         with
     }
 
-    pub(crate) fn domain(&self) -> Domain {
+    /// A number for those that are reached in the same way.
+    pub(super) fn family(&self) -> u8 {
         match self {
-            Address::Tcp(address) => Domain::for_address(*address),
-            Address::Unix(_) => Domain::UNIX,
+            Address::Tcp(SocketAddr::V4(_)) => 0,
+            Address::Tcp(SocketAddr::V6(_)) => 1,
+            Address::Unix(_) => 2,
+            Address::Memory(_) => 3,
         }
     }
 
@@ -62,6 +69,9 @@ impl Address {
         match self {
             Address::Tcp(address) => Ok(SockAddr::from(*address)),
             Address::Unix(path) => SockAddr::unix(path),
+            Address::Memory(_) => {
+                Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no socket's address"))
+            }
         }
     }
 
@@ -83,6 +93,7 @@ impl fmt::Display for Address {
                 Some(name) => write!(f, "unix:@{}", String::from_utf8_lossy(name)),
                 None => write!(f, "unix:{}", path.display()),
             },
+            Address::Memory(name) => write!(f, "memory:{name}"),
         }
     }
 }
@@ -94,8 +105,8 @@ impl From<SocketAddr> for Address {
 }
 
 /// What can be listened on or connected to: `"host:port"`, `"[::1]:7000"`, `"unix:/path"`, on Linux `"unix:@name"` for a name in
-/// the abstract namespace, a `SocketAddr`, a
-/// `(host, port)` pair, a `Path`, or an [`Address`].
+/// the abstract namespace, `"memory:name"` for a name within this process, a `SocketAddr`, a `(host, port)` pair, a `Path`, or an
+/// [`Address`].
 pub trait ToAddresses {
     /// The addresses in the order in which they should be tried; never none. A name is resolved by the system, which
     /// may block.
@@ -109,6 +120,9 @@ pub trait ToAddresses {
 
 impl ToAddresses for str {
     fn to_addresses(&self) -> Result<Vec<Address>> {
+        if let Some(name) = self.strip_prefix("memory:") {
+            return Ok(vec![Address::Memory(name.into())]);
+        }
         match self.strip_prefix("unix:") {
             Some(path) => match path.strip_prefix('@') {
                 Some(name) if cfg!(target_os = "linux") => Path::new(&format!("\0{name}")).to_addresses(),
@@ -119,10 +133,10 @@ impl ToAddresses for str {
     }
 
     fn to_lookup(&self) -> Lookup {
-        match self.strip_prefix("unix:") {
-            Some(_) => Lookup::fixed(self.to_addresses()),
-            None => Lookup::name(self.to_owned()),
+        if self.starts_with("unix:") || self.starts_with("memory:") {
+            return Lookup::fixed(self.to_addresses());
         }
+        Lookup::name(self.to_owned())
     }
 }
 

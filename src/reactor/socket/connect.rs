@@ -6,6 +6,8 @@ use super::race::{Dialing, SharedRace};
 use crate::config::CONNECT_RETRY;
 use crate::driver::{Kind, Op};
 use crate::reactor::Reactor;
+use crate::reactor::carrier::Wire;
+use crate::reactor::carrier::names::knocking;
 use crate::reactor::pace::timers::{Due, deadline};
 use crate::reactor::stream::connection::{Connection, Link, Phase};
 use crate::reactor::stream::handler::{CloseReason, Handler};
@@ -30,14 +32,24 @@ impl Reactor {
         address: &Address,
         handler: Box<dyn Handler>,
     ) -> io::Result<Id> {
+        if self.drain_deadline.is_some() {
+            return Err(io::Error::other("this reactor is draining"));
+        }
+        options.check()?;
+        if let Address::Memory(name) = address {
+            let (wire, theirs) = knocking(name);
+            let id = self.insert_attempt(options, address, wire, handler);
+            self.knock(id, name, theirs);
+            return Ok(id);
+        }
         let (socket, target) = self.prepare_connect(options, address)?;
-        let id = self.insert_attempt(options, address, socket, handler);
+        let id = self.insert_attempt(options, address, Wire::Socket(socket), handler);
         if self.contain(|reactor, _| reactor.submit_connect(id, target)) {
             return Ok(id);
         }
         if let Some(Connection { mut link, .. }) = self.forget(id) {
             self.timers.change(&mut link.phase_timer, Due::Phase(id), None);
-            self.driver.detach(&link.socket);
+            link.wire.socket().into_iter().for_each(|socket| self.driver.detach(socket));
         }
         Err(io::Error::other(CloseReason::Internal.to_string()))
     }
@@ -47,12 +59,8 @@ impl Reactor {
         options: &StreamOptions,
         address: &Address,
     ) -> io::Result<(Rc<Socket>, SockAddr)> {
-        if self.drain_deadline.is_some() {
-            return Err(io::Error::other("this reactor is draining"));
-        }
-        options.check()?;
         let target = address.to_sock_addr()?;
-        let socket = Rc::new(Socket::new(address.domain(), Type::STREAM, None)?);
+        let socket = Rc::new(Socket::new(target.domain(), Type::STREAM, None)?);
         options.apply_early((&*socket).into())?;
         if let Address::Tcp(_) = address {
             options.apply_tcp((&*socket).into())?;
@@ -67,7 +75,7 @@ impl Reactor {
         &mut self,
         options: &StreamOptions,
         address: &Address,
-        socket: Rc<Socket>,
+        wire: Wire,
         handler: Box<dyn Handler>,
     ) -> Id {
         let options = Rc::new(options.clone());
@@ -75,7 +83,7 @@ impl Reactor {
         let due = Some(deadline(now, options.connect_timeout));
         let id = self.connections.insert(|id| Connection {
             handler,
-            link: Link::new(id, socket, address.clone(), options, Phase::Connecting, None, now),
+            link: Link::new(id, wire, address.clone(), options, Phase::Connecting, None, now),
         });
         if let Some(Connection { link, .. }) = self.connections.get_mut(id) {
             link.phase_deadline = due;
@@ -96,8 +104,13 @@ impl Reactor {
     pub(in crate::reactor) fn connect_again(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         link.retry_timer = None;
-        if let Ok(target) = link.peer.to_sock_addr() {
-            self.submit_connect(id, target);
+        match link.peer.clone() {
+            Address::Memory(name) => {
+                let (wire, theirs) = knocking(&name);
+                link.wire = wire;
+                self.knock(id, &name, theirs);
+            }
+            address => address.to_sock_addr().into_iter().for_each(|target| self.submit_connect(id, target)),
         }
     }
 
@@ -115,9 +128,11 @@ impl Reactor {
         match result {
             Ok(()) if link.phase == Phase::Connecting => {
                 link.phase = Phase::Open;
+                let race = link.race.clone();
                 // A handler that closes at once has the time of a close, not what is left of this.
                 self.timers.change(&mut link.phase_timer, Due::Phase(id), None);
-                match link.race.clone() {
+                self.start_carrier(id);
+                match race {
                     Some(race) => self.open_first(id, &race),
                     None => self.opened(id),
                 }

@@ -8,6 +8,7 @@ use super::options::{ListenOptions, StreamOptions};
 use super::seats::Seats;
 use crate::error::{Error, Result};
 use crate::reactor::Reactor;
+use crate::reactor::carrier::Wire;
 use crate::reactor::stream::connection::{Connection, Link, Phase};
 use crate::reactor::stream::handler::Handler;
 use crate::reactor::threads::stream_handle::Handle;
@@ -47,7 +48,7 @@ impl Reactor {
         let options = Rc::new(options.clone());
         let id = self.connections.insert(|id| Connection {
             handler: Box::new(handler),
-            link: Link::new(id, socket, peer, options, Phase::Open, None, self.shared.now),
+            link: Link::new(id, Wire::Socket(socket), peer, options, Phase::Open, None, self.shared.now),
         });
         let connection = self.connections.get_mut(id).expect("it has just been put there");
         let handle = connection.link.handle(&self.shared.mailbox);
@@ -82,8 +83,11 @@ impl Reactor {
         let mut copies = Vec::new();
         for id in self.listeners.ids() {
             let Some(listener) = self.listeners.get_mut(id) else { continue };
-            if Arc::ptr_eq(&listener.seats, seats) && !listener.closing {
-                copies.push(listener.socket.try_clone()?.into());
+            if let Some(socket) = listener.entrance.socket()
+                && Arc::ptr_eq(&listener.seats, seats)
+                && !listener.closing
+            {
+                copies.push(socket.try_clone()?.into());
                 listener.file.iter_mut().for_each(|file| file.keep());
             }
         }

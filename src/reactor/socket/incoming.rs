@@ -9,12 +9,22 @@ use std::io;
 /// A connection that has just been accepted, for whoever decides what becomes of it.
 pub struct Incoming<'a> {
     peer: &'a Address,
-    socket: &'a Socket,
+    from: From<'a>,
+}
+
+enum From<'a> {
+    Socket(&'a Socket),
+    /// To this address.
+    Carried(Address),
 }
 
 impl<'a> Incoming<'a> {
-    pub(in crate::reactor) fn new(peer: &'a Address, socket: &'a Socket) -> Self {
-        Incoming { peer, socket }
+    pub(in crate::reactor) fn from_socket(peer: &'a Address, socket: &'a Socket) -> Self {
+        Incoming { peer, from: From::Socket(socket) }
+    }
+
+    pub(in crate::reactor) fn carried(peer: &'a Address, local: Address) -> Self {
+        Incoming { peer, from: From::Carried(local) }
     }
 
     /// Who connects. An IPv4 client of an IPv6 socket has its IPv4 address here.
@@ -24,12 +34,21 @@ impl<'a> Incoming<'a> {
 
     /// The address that it connected to.
     pub fn local_addr(&self) -> io::Result<Address> {
-        self.socket.local_addr().map(|address| Address::from_sock_addr(&address).to_canonical())
+        match &self.from {
+            From::Socket(socket) => {
+                socket.local_addr().map(|address| Address::from_sock_addr(&address).to_canonical())
+            }
+            From::Carried(local) => Ok(local.clone()),
+        }
     }
 
-    /// The socket, for options that have no method here. Reading or writing it breaks the connection.
-    pub fn socket(&self) -> SockRef<'a> {
-        SockRef::from(self.socket)
+    /// The socket, for options that have no method here. Reading or writing it breaks the connection. `None` if
+    /// [something else](crate::reactor::Carrier) carries the stream.
+    pub fn socket(&self) -> Option<SockRef<'a>> {
+        match self.from {
+            From::Socket(socket) => Some(SockRef::from(socket)),
+            From::Carried(_) => None,
+        }
     }
 }
 

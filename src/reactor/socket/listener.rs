@@ -6,10 +6,11 @@ use super::incoming::Incoming;
 use super::options::{ListenOptions, OnListenError, StreamOptions};
 use super::seats::{Door, Seat, Seats};
 use crate::error::{Error, Result};
+use crate::reactor::carrier::names::Name;
 use crate::reactor::stream::handler::Handler;
 use socket2::{Socket, Type};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,7 +32,7 @@ pub(in crate::reactor) enum Destination {
 pub(in crate::reactor) struct Listener {
     /// Removed in the end, before the socket is closed.
     pub(in crate::reactor) file: Option<SocketFile>,
-    pub(in crate::reactor) socket: Rc<Socket>,
+    pub(in crate::reactor) entrance: Entrance,
     pub(in crate::reactor) address: Address,
     pub(in crate::reactor) stream: Rc<StreamOptions>,
     /// `None` while it is called.
@@ -52,15 +53,44 @@ pub(in crate::reactor) struct Listener {
     pub(in crate::reactor) rest_timer: Option<Instant>,
 }
 
-/// A socket that listens already, and where.
+/// Where connections come in.
+#[derive(Debug)]
+pub(in crate::reactor) enum Entrance {
+    Socket(Rc<Socket>),
+    /// From this process.
+    Memory(Name),
+}
+
+impl Entrance {
+    pub(in crate::reactor) fn socket(&self) -> Option<&Rc<Socket>> {
+        match self {
+            Entrance::Socket(socket) => Some(socket),
+            Entrance::Memory(_) => None,
+        }
+    }
+
+    /// What operations are submitted for. There are none where there is no socket.
+    pub(in crate::reactor) fn descriptor(&self) -> RawFd {
+        self.socket().map_or(-1, |socket| socket.as_raw_fd())
+    }
+}
+
+/// Somewhere to listen, by a socket that does already or by a name, and where that is.
 #[derive(Debug)]
 pub(crate) struct Bound {
     /// Removed in the end, before the socket is closed.
     pub(crate) file: Option<SocketFile>,
-    pub(crate) socket: Socket,
+    pub(in crate::reactor) place: Place,
     pub(crate) address: Address,
     /// It comes from outside.
     pub(crate) shared: bool,
+}
+
+/// What an [`Entrance`] is made of.
+#[derive(Debug)]
+pub(in crate::reactor) enum Place {
+    Socket(Socket),
+    Memory(Name),
 }
 
 /// Which of several sockets at one address this is.
@@ -134,7 +164,7 @@ pub(crate) fn take_over(socket: OwnedFd) -> Result<Bound> {
     let cannot = |source| Error::System { action: "serve a socket from outside", source };
     let address = is_served_at(&socket).map_err(cannot)?;
     socket.set_cloexec(true).map_err(cannot)?;
-    Ok(Bound { file: None, socket, address, shared: true })
+    Ok(Bound { file: None, place: Place::Socket(socket), address, shared: true })
 }
 
 /// Where it listens, if that is a stream socket's, over TCP or Unix-domain.
@@ -155,7 +185,13 @@ pub(crate) fn is_served_at(socket: &Socket) -> io::Result<Address> {
 }
 
 fn bind_one(address: &Address, options: &ListenOptions, share: Option<Share>) -> io::Result<Bound> {
-    let socket = Socket::new(address.domain(), Type::STREAM, None)?;
+    if let Address::Memory(name) = address {
+        let name = Name::take(name, share.is_some_and(|share| !share.first), options.backlog)?;
+        let address = Address::Memory(name.name().clone());
+        return Ok(Bound { place: Place::Memory(name), address, file: None, shared: false });
+    }
+    let target = address.to_sock_addr()?;
+    let socket = Socket::new(target.domain(), Type::STREAM, None)?;
     let backlog = options.backlog.min(i32::MAX as u32) as i32;
     options.stream.apply_early((&socket).into())?;
     options.stream.apply_tuning(&socket, address)?;
@@ -170,7 +206,7 @@ fn bind_one(address: &Address, options: &ListenOptions, share: Option<Share>) ->
             if options.reuse_port || share.is_some_and(|share| !share.first) {
                 socket.set_reuse_port(true)?;
             }
-            socket.bind(&address.to_sock_addr()?)?;
+            socket.bind(&target)?;
             if share.is_some() {
                 socket.set_reuse_port(true)?;
             }
@@ -183,9 +219,10 @@ fn bind_one(address: &Address, options: &ListenOptions, share: Option<Share>) ->
         }
         // It needs no file.
         Address::Unix(path) if abstract_name(path).is_some() => {
-            socket.bind(&address.to_sock_addr()?)?;
+            socket.bind(&target)?;
             socket.listen(backlog)?;
         }
+        Address::Memory(_) => {}
         Address::Unix(path) => file = Some(file::listen_at(&socket, path, backlog, options.unix_mode)?),
     }
     let address = match file {
@@ -193,5 +230,5 @@ fn bind_one(address: &Address, options: &ListenOptions, share: Option<Share>) ->
         Some(_) => address.clone(),
         None => Address::from_sock_addr(&socket.local_addr()?),
     };
-    Ok(Bound { socket, address, file, shared: false })
+    Ok(Bound { place: Place::Socket(socket), address, file, shared: false })
 }

@@ -281,7 +281,7 @@ impl Dialing {
 
 /// The order in which to try them: as they are, but the families in turn, beginning with the first one's.
 fn take_turns(addresses: &[Address]) -> VecDeque<Address> {
-    let family = |address: &&Address| Some(address.domain()) == addresses.first().map(Address::domain);
+    let family = |address: &&Address| Some(address.family()) == addresses.first().map(Address::family);
     let (first, others): (Vec<&Address>, Vec<&Address>) = addresses.iter().partition(family);
     let mut others = others.into_iter();
     let mut all = VecDeque::new();

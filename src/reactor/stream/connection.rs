@@ -7,6 +7,7 @@ use super::reading::Reading;
 use super::relay::Passage;
 use crate::buf::{Inbox, Marks, Payload, Spare};
 use crate::config::SHORT_BYTES;
+use crate::reactor::carrier::Wire;
 use crate::reactor::pace::budget::Share;
 use crate::reactor::socket::address::Address;
 use crate::reactor::socket::options::StreamOptions;
@@ -16,9 +17,8 @@ use crate::reactor::table::{ConnectionId, Id};
 use crate::reactor::threads::mailbox::Mailbox;
 use crate::reactor::threads::outbox::Remote;
 use crate::reactor::threads::stream_handle::Handle;
-use socket2::Socket;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -46,7 +46,7 @@ pub(in crate::reactor) enum Phase {
 pub(in crate::reactor) struct Link {
     pub(in crate::reactor) id: Id,
     pub(in crate::reactor) connection: ConnectionId,
-    pub(in crate::reactor) socket: Rc<Socket>,
+    pub(in crate::reactor) wire: Wire,
     pub(in crate::reactor) peer: Address,
     pub(in crate::reactor) options: Rc<StreamOptions>,
     pub(in crate::reactor) phase: Phase,
@@ -139,7 +139,7 @@ pub(in crate::reactor) struct Link {
 impl Link {
     pub(in crate::reactor) fn new(
         id: Id,
-        socket: Rc<Socket>,
+        wire: Wire,
         peer: Address,
         options: Rc<StreamOptions>,
         phase: Phase,
@@ -150,7 +150,7 @@ impl Link {
         Link {
             id,
             connection: ConnectionId::new(id),
-            socket,
+            wire,
             peer,
             options,
             phase,
@@ -206,7 +206,7 @@ impl Link {
     }
 
     pub(in crate::reactor) fn descriptor(&self) -> RawFd {
-        self.socket.as_raw_fd()
+        self.wire.descriptor()
     }
 
     pub(in crate::reactor) fn accepts_output(&self) -> bool {
@@ -243,7 +243,7 @@ impl Link {
         if let Some(handle) = &self.remote {
             return handle.clone();
         }
-        let local = self.socket.local_addr().ok().map(|address| Address::from_sock_addr(&address));
+        let local = self.wire.local_addr().ok();
         let limits = (self.options.limits.outbox, self.options.limits.output_soft);
         let addresses = (self.peer.clone(), local);
         let remote = Remote::new((self.id, self.connection), mailbox.clone(), addresses, limits);

@@ -7,7 +7,9 @@ use super::reading::Reading;
 use crate::buf::{Inbox, Offered, Payload};
 use crate::config::CAREFUL_STEP;
 use crate::driver::{self, Completion, Event, Kind, Lent, Op, Received};
-use crate::reactor::pace::budget::Work;
+use crate::reactor::carrier::Wire;
+use crate::reactor::carrier::output::Output;
+use crate::reactor::pace::budget::{Budget, Work};
 use crate::reactor::table::{ConnectionId, Id};
 use crate::reactor::threads::outbox::Wish;
 use crate::reactor::{Reactor, Shared};
@@ -80,11 +82,7 @@ impl Reactor {
         }
         match result {
             Ok(Received::Data(lent)) => self.feed(id, lent),
-            Ok(Received::End) => {
-                link.reading = Reading::Ended;
-                link.end_owed = true;
-                link.ended_by_peer = link.accepts_output();
-            }
+            Ok(Received::End) => link.input_ended(),
             Err(error) if driver::is_out_of_buffers(&error) => {
                 self.shared.counters.pool_parks.add(1);
                 link.reading = Reading::Starved;
@@ -103,7 +101,7 @@ impl Reactor {
     fn cancel_again(&mut self, id: Id, kind: Kind) {
         let (descriptor, waits) = match (kind, self.connections.get(id), self.listeners.get(id)) {
             (Kind::Accept, _, Some(listener)) => {
-                (listener.socket.as_raw_fd(), listener.cancelled && listener.armed)
+                (listener.entrance.descriptor(), listener.cancelled && listener.armed)
             }
             (Kind::Accept, ..) | (_, None, _) => return,
             (_, Some(Connection { link, .. }), _) => {
@@ -123,34 +121,23 @@ impl Reactor {
 
     /// Shows received bytes to the handler, and gives the buffer back.
     fn feed(&mut self, id: Id, lent: Lent) {
-        let counters = &self.shared.counters;
-        counters.receives.add(1);
-        counters.received_bytes.add(lent.len as u64);
         let Some(Connection { handler, link }) = self.connections.get_mut(id) else { return };
-        self.budget.charge(&mut link.fed, lent.len);
-        link.last_input = self.shared.now;
-        link.since.heard = true;
+        note_received(link, &mut self.budget, &self.shared, lent.len);
         if link.phase == Phase::Open && link.passage.is_some() {
             return self.feed_passage(id, lent);
         }
-        let bytes = self.driver.bytes(lent);
-        match link.phase {
-            Phase::Open if link.wants_input() => {
-                let mut inbox = std::mem::take(&mut link.inbox);
-                let offered = inbox.len() + bytes.len();
-                inbox.offer(bytes, &mut self.shared, |shared, bytes| {
-                    show(&mut **handler, link, shared, bytes)
-                });
-                put_back(link, inbox, offered, &mut self.shared);
-            }
-            Phase::Open => {
-                link.inbox.keep(bytes, &mut self.shared.spare);
-                link.unread = true;
-            }
-            // Nobody wants them any more.
-            Phase::Connecting | Phase::Flushing | Phase::Lingering | Phase::Dead => link.input_lost(),
-        }
+        deliver(&mut **handler, link, &mut self.shared, self.driver.bytes(lent));
         self.driver.release(lent.buffer);
+    }
+
+    /// The same for bytes that something else than a socket has brought.
+    pub(in crate::reactor) fn feed_carried(&mut self, id: Id, bytes: &[u8]) {
+        let Some(Connection { handler, link }) = self.connections.get_mut(id) else { return };
+        note_received(link, &mut self.budget, &self.shared, bytes.len());
+        if link.phase == Phase::Open && link.passage.is_some() {
+            return self.feed_passage_carried(id, bytes);
+        }
+        deliver(&mut **handler, link, &mut self.shared, bytes);
     }
 
     /// Shows the handler once more what it left when it was paused.
@@ -179,7 +166,7 @@ impl Reactor {
         }
     }
 
-    fn sent(&mut self, id: Id, result: io::Result<usize>, mut payload: Payload) {
+    pub(in crate::reactor) fn sent(&mut self, id: Id, result: io::Result<usize>, mut payload: Payload) {
         let counters = &self.shared.counters;
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         link.sending = 0;
@@ -232,7 +219,12 @@ impl Reactor {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         debug_assert_eq!(link.sending, 0, "one send at a time");
         let sending = payload.len();
-        self.driver.submit(id.token(Kind::Send), Op::Send { socket: link.descriptor(), payload });
+        let Wire::Socket(socket) = &link.wire else {
+            link.sending = sending;
+            let output = Output::new(payload);
+            return self.tell_carrier(id, |carrier, io| carrier.send(io, output));
+        };
+        self.driver.submit(id.token(Kind::Send), Op::Send { socket: socket.as_raw_fd(), payload });
         // Here and elsewhere, only once the driver has it: nothing completes what it did not take.
         link.sending = sending;
         self.unsubmitted = true;
@@ -340,6 +332,34 @@ impl Reactor {
     }
 }
 
+#[inline]
+fn note_received(link: &mut Link, budget: &mut Budget, shared: &Shared, bytes: usize) {
+    shared.counters.receives.add(1);
+    shared.counters.received_bytes.add(bytes as u64);
+    budget.charge(&mut link.fed, bytes);
+    link.last_input = shared.now;
+    link.since.heard = true;
+}
+
+/// Shows received bytes to the handler, if it wants them now.
+#[inline]
+fn deliver(handler: &mut dyn Handler, link: &mut Link, shared: &mut Shared, bytes: &[u8]) {
+    match link.phase {
+        Phase::Open if link.wants_input() => {
+            let mut inbox = std::mem::take(&mut link.inbox);
+            let offered = inbox.len() + bytes.len();
+            inbox.offer(bytes, shared, |shared, bytes| show(handler, link, shared, bytes));
+            put_back(link, inbox, offered, shared);
+        }
+        Phase::Open => {
+            link.inbox.keep(bytes, &mut shared.spare);
+            link.unread = true;
+        }
+        // Nobody wants them any more.
+        Phase::Connecting | Phase::Flushing | Phase::Lingering | Phase::Dead => link.input_lost(),
+    }
+}
+
 /// Offers bytes to a handler, with the hint and the stop that [`Inbox`] wants to know of.
 fn show(handler: &mut dyn Handler, link: &mut Link, shared: &mut Shared, bytes: &[u8]) -> Offered {
     link.wanted = 0;
@@ -381,7 +401,7 @@ fn check_output(link: &mut Link) {
     }
 }
 
-fn panicked(link: &mut Link, shared: &Shared) {
+pub(in crate::reactor) fn panicked(link: &mut Link, shared: &Shared) {
     shared.counters.handler_panics.add(1);
     crate::log::handler_panicked(&link.peer);
     link.fail(CloseReason::Panicked);

@@ -9,7 +9,6 @@ use crate::reactor::pace::timers::deadline;
 use crate::reactor::socket::address::Address;
 use crate::reactor::socket::system;
 use crate::reactor::threads::stream_handle::Handle;
-use socket2::SockRef;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -122,12 +121,13 @@ impl Link {
     /// Bytes that the kernel has taken and the peer's has not confirmed: whoever resets the connection now takes them away. `None`
     /// where nobody knows.
     fn unconfirmed(&self) -> Option<usize> {
-        let socket = SockRef::from(&*self.socket);
+        // What carries a stream says that something was sent once it is with the peer.
+        let Some(socket) = self.wire.socket() else { return Some(0) };
         if matches!(self.peer, Address::Unix(_)) || socket.take_error().is_ok_and(|error| error.is_some()) {
             // What was sent over a Unix-domain socket is with the peer, and nothing more comes to one that has gone.
             return Some(0);
         }
-        system::unacknowledged(&*self.socket)
+        system::unacknowledged(&**socket)
     }
 
     fn is_confirmed(&self, waited: Duration) -> bool {

@@ -167,12 +167,13 @@ impl Io<'_> {
 
     /// This side's address.
     pub fn local_addr(&self) -> std::io::Result<Address> {
-        self.link.socket.local_addr().map(|address| Address::from_sock_addr(&address).to_canonical())
+        self.link.wire.local_addr().map(|address| address.to_canonical())
     }
 
-    /// The socket, for options that have no method here. Reading or writing it breaks the connection.
-    pub fn socket(&self) -> SockRef<'_> {
-        SockRef::from(&*self.link.socket)
+    /// The socket, for options that have no method here. Reading or writing it breaks the connection. `None` if
+    /// [something else](crate::reactor::Carrier) carries the stream.
+    pub fn socket(&self) -> Option<SockRef<'_>> {
+        self.link.wire.socket().map(|socket| SockRef::from(&**socket))
     }
 
     /// Does something with the reactor, such as connecting elsewhere, as soon as this call has returned.

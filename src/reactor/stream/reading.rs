@@ -3,6 +3,7 @@
 use super::connection::{Connection, Link, Phase};
 use crate::driver::{BufferGroup, Kind, Op};
 use crate::reactor::Reactor;
+use crate::reactor::carrier::Wire;
 use crate::reactor::table::Id;
 
 /// The receive operation, or what takes its place.
@@ -24,6 +25,15 @@ pub(in crate::reactor) enum Reading {
 }
 
 impl Link {
+    /// The peer sends no more.
+    pub(in crate::reactor) fn input_ended(&mut self) {
+        if self.reading != Reading::Ended {
+            self.reading = Reading::Ended;
+            self.end_owed = true;
+            self.ended_by_peer = self.accepts_output();
+        }
+    }
+
     /// Whether the handler that was just called is to be shown no more for now, by its own will or because its output waits, which
     /// [`check_output`](Self::check_output) has not looked at yet.
     #[cold]
@@ -58,6 +68,9 @@ impl Link {
 impl Reactor {
     pub(super) fn settle_reading(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        if let Wire::Carried(_) = link.wire {
+            return self.settle_carried_reading(id);
+        }
         let (wants_input, is_open) = (link.wants_input(), link.phase == Phase::Open);
         let unlimited = link.input_room() == usize::MAX;
         if !wants_input {

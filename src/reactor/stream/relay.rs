@@ -228,6 +228,19 @@ impl Reactor {
         self.settle_sink(id);
     }
 
+    /// The same for bytes that something else than a socket has brought.
+    pub(super) fn feed_passage_carried(&mut self, id: Id, bytes: &[u8]) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        if link.paused || !link.inbox.is_empty() {
+            link.inbox.keep(bytes, &mut self.shared.spare);
+            link.unread = true;
+        } else {
+            let append = |out: &mut Payload| out.text().extend_from_slice(bytes);
+            pass_on(&mut self.connections, &mut self.shared, id, bytes.len(), append);
+        }
+        self.settle_sink(id);
+    }
+
     /// What is worth it is sent from where the kernel put it.
     fn share(&mut self, lent: Lent) -> Option<Bytes> {
         if lent.len >= WORTH_SHARING { self.driver.share(lent) } else { None }

@@ -6,6 +6,7 @@ use super::io::Io;
 use super::reading::Reading;
 use crate::driver::{Kind, Token};
 use crate::reactor::Reactor;
+use crate::reactor::carrier::Wire;
 use crate::reactor::pace::timers::{Due, deadline};
 use crate::reactor::socket::address::Address;
 use crate::reactor::table::Id;
@@ -81,12 +82,16 @@ impl Reactor {
 
     fn settle_phase(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        if link.ends_output_now() {
+            match &link.wire {
+                Wire::Socket(socket) => self.driver.end_output(socket),
+                Wire::Carried(_) => self.tell_carrier(id, |carrier, io| carrier.end_output(io)),
+            }
+        }
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         // Whoever still reads is told of the end first.
         let end_told = !link.end_owed || link.phase != Phase::Open;
         let input_ended = link.reading == Reading::Ended && end_told;
-        if link.ends_output_now() {
-            self.driver.end_output(&link.socket);
-        }
         let output_ended = link.has_ended_output() || link.has_failed_output();
         match link.phase {
             Phase::Open | Phase::Flushing | Phase::Lingering
@@ -146,9 +151,9 @@ impl Reactor {
             return;
         }
         if let Some(reason) = link.reason.take() {
-            if link.resets {
+            if let (true, Wire::Socket(socket)) = (link.resets, &link.wire) {
                 // Fails only where there is nobody left to be told.
-                let _ = link.socket.set_linger(Some(Duration::ZERO));
+                let _ = socket.set_linger(Some(Duration::ZERO));
             }
             if is_limit(&reason) {
                 crate::log::over_limit(&link.peer, &reason);
@@ -156,6 +161,10 @@ impl Reactor {
             let opened = link.opened;
             self.count_end(&reason, opened);
             self.tell_ended(id, reason);
+        }
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        if let Wire::Carried(_) = link.wire {
+            self.close_carrier(id);
         }
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         if link.sending > 0 && !link.send_cancelled {
@@ -169,7 +178,9 @@ impl Reactor {
             self.unsubmitted = true;
         }
         if !link.has_operations() {
-            self.driver.detach(&link.socket);
+            if let Wire::Socket(socket) = &link.wire {
+                self.driver.detach(socket);
+            }
             let Connection { mut link, .. } = self.forget(id).expect("it was there");
             link.inbox.release(&mut self.shared.spare);
         }

@@ -22,6 +22,11 @@ impl ReactorHandle {
         ReactorHandle { mailbox, counters }
     }
 
+    /// Whether it is the reactor that has this mailbox.
+    pub(in crate::reactor) fn is_of(&self, mailbox: &Arc<Mailbox>) -> bool {
+        Arc::ptr_eq(&self.mailbox, mailbox)
+    }
+
     /// Does something with the reactor on its own thread, soon. Fails when the reactor has stopped; if it stops before it
     /// comes to it, `action` is dropped. For something with a result, there is
     /// [`Runtime::run_on`](crate::Runtime::run_on).

@@ -1,0 +1,110 @@
+//! The way from the tests' sockets to streams in memory, and back: relays, on a reactor that is not tested.
+
+use crate::accounts::wait_until;
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Mutex, OnceLock};
+use trochus::net::{Address, CloseReason, Handler, Io, Relay, Server, StreamOptions};
+use trochus::{Backend, Reactor, Runtime};
+
+/// Bytes that a relay keeps in each direction.
+const KEPT: usize = 64 << 10;
+
+struct Bridge {
+    runtime: Runtime,
+    servers: Mutex<Vec<Server>>,
+}
+
+fn bridge() -> &'static Bridge {
+    static BRIDGE: OnceLock<Bridge> = OnceLock::new();
+    BRIDGE.get_or_init(|| {
+        let runtime = Runtime::builder().backend(Backend::Fallback).reactors(1).build().unwrap();
+        Bridge { runtime, servers: Mutex::default() }
+    })
+}
+
+/// Is there from now on, with the descriptors that it needs.
+pub(crate) fn build() {
+    bridge();
+}
+
+/// Waits until nobody is on it.
+pub(crate) fn clear() {
+    bridge().servers.lock().unwrap().drain(..).for_each(Server::close);
+    wait_until("the bridge is clear", || {
+        let (send, result) = mpsc::channel();
+        bridge().runtime.reactor(0).run(move |reactor| _ = send.send(reactor.outstanding())).unwrap();
+        result.recv().unwrap().connections == 0
+    });
+}
+
+/// A socket that is relayed to a stream in memory.
+pub(crate) fn connect(address: &Address) -> io::Result<Socket> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let near = TcpStream::connect(listener.local_addr()?)?;
+    let (far, _) = listener.accept()?;
+    let (tell, told) = mpsc::sync_channel(1);
+    let address = address.clone();
+    let dial = move |reactor: &mut Reactor| {
+        reactor.connect(&StreamOptions::new(), &address, Far { socket: Some(far.into()), tell });
+    };
+    bridge().runtime.reactor(0).run(dial).unwrap();
+    told.recv().unwrap().map(|()| near.into())
+}
+
+/// The stream in memory, until it is relayed.
+struct Far {
+    socket: Option<OwnedFd>,
+    tell: SyncSender<io::Result<()>>,
+}
+
+impl Handler for Far {
+    fn on_open(&mut self, io: &mut Io<'_>) {
+        io.pause_reading();
+        let (Some(socket), this, tell) = (self.socket.take(), io.id(), self.tell.clone()) else { return };
+        io.defer(move |reactor| {
+            let near = reactor.adopt(&StreamOptions::new(), socket, Near).unwrap();
+            // If the stream has gone meanwhile, then so does the socket, with a reset.
+            if !reactor.relay(near.id(), this, KEPT, |_, _| ()) {
+                near.abort();
+            }
+            let _ = tell.send(Ok(()));
+        });
+    }
+
+    fn on_bytes(&mut self, _io: &mut Io<'_>, _bytes: &[u8]) -> usize {
+        0
+    }
+
+    fn on_close(&mut self, reason: &CloseReason, _reactor: &mut Reactor) {
+        let error = match reason {
+            CloseReason::ConnectFailed(error) => error.kind().into(),
+            reason => io::Error::other(reason.to_string()),
+        };
+        let _ = self.tell.try_send(Err(error));
+    }
+}
+
+/// The socket, until it is relayed.
+struct Near;
+
+impl Handler for Near {
+    fn on_bytes(&mut self, _io: &mut Io<'_>, _bytes: &[u8]) -> usize {
+        0
+    }
+}
+
+/// A listening socket that streams in memory are relayed to, and the address that they are to connect to.
+pub(crate) fn listener(backlog: i32) -> (Socket, Address) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SockAddr::from(SocketAddr::from(([127, 0, 0, 1], 0)))).unwrap();
+    socket.listen(backlog).unwrap();
+    let there = Address::Tcp(socket.local_addr().unwrap().as_socket().unwrap());
+    let server = bridge().runtime.listen("memory:", move |_| Relay::to([there.clone()]).bytes(KEPT)).unwrap();
+    let address = server.local_addr().clone();
+    bridge().servers.lock().unwrap().push(server);
+    (socket, address)
+}
