@@ -13,7 +13,7 @@ pub(crate) fn suites() -> Vec<Suite> {
     vec![
         suite!(
             "addresses",
-            |_| true,
+            Ground::has_sockets,
             [
                 an_address_in_use_is_refused,
                 another_runtimes_address_is_refused,

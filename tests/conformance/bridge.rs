@@ -3,7 +3,7 @@
 use crate::accounts::wait_until;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Mutex, OnceLock};
@@ -12,6 +12,9 @@ use trochus::{Backend, Reactor, Runtime};
 
 /// Bytes that a relay keeps in each direction.
 const KEPT: usize = 64 << 10;
+
+/// What the system keeps for the far end of a socket, in each direction.
+const BUFFER: usize = 64 << 10;
 
 struct Bridge {
     runtime: Runtime,
@@ -42,9 +45,16 @@ pub(crate) fn clear() {
 }
 
 /// A socket that is relayed to a stream in memory.
-pub(crate) fn connect(address: &Address) -> io::Result<Socket> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let near = TcpStream::connect(listener.local_addr()?)?;
+pub(crate) fn connect(address: &Address, prepare: impl Fn(&Socket)) -> io::Result<Socket> {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    // What is on its way counts as taken; it is not to be much more than over one socket.
+    listener.set_recv_buffer_size(BUFFER)?;
+    listener.set_send_buffer_size(BUFFER)?;
+    listener.bind(&SockAddr::from(SocketAddr::from(([127, 0, 0, 1], 0))))?;
+    listener.listen(1)?;
+    let near = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    prepare(&near);
+    near.connect(&listener.local_addr()?)?;
     let (far, _) = listener.accept()?;
     let (tell, told) = mpsc::sync_channel(1);
     let address = address.clone();
@@ -52,7 +62,7 @@ pub(crate) fn connect(address: &Address) -> io::Result<Socket> {
         reactor.connect(&StreamOptions::new(), &address, Far { socket: Some(far.into()), tell });
     };
     bridge().runtime.reactor(0).run(dial).unwrap();
-    told.recv().unwrap().map(|()| near.into())
+    told.recv().unwrap().map(|()| near)
 }
 
 /// The stream in memory, until it is relayed.
@@ -69,7 +79,7 @@ impl Handler for Far {
             let near = reactor.adopt(&StreamOptions::new(), socket, Near).unwrap();
             // If the stream has gone meanwhile, then so does the socket, with a reset.
             if !reactor.relay(near.id(), this, KEPT, |_, _| ()) {
-                near.abort();
+                let _ = near.abort();
             }
             let _ = tell.send(Ok(()));
         });

@@ -16,7 +16,7 @@ pub(crate) fn suites() -> Vec<Suite> {
     vec![
         suite!(
             "connecting",
-            |_| true,
+            Ground::has_sockets,
             [
                 an_address_that_does_not_answer_holds_up_nobody,
                 when_none_answers_the_last_one_is_told,

@@ -8,22 +8,24 @@ use bytes::Bytes;
 use trochus::net::Io;
 
 pub(crate) fn suites() -> Vec<Suite> {
-    vec![suite!(
-        "damage",
-        |_| true,
-        [
-            in_on_open,
-            in_on_bytes,
-            in_on_bytes_that_are_shown_again,
-            in_on_end,
-            in_on_notify,
-            in_on_timer,
-            hidden_behind_more_output,
-            in_one_go_with_a_close,
-            of_what_another_thread_wrote,
-            taking_back_what_lies_behind_is_none,
-        ]
-    )]
+    vec![
+        suite!(
+            "damage",
+            |_| true,
+            [
+                in_on_open,
+                in_on_bytes,
+                in_on_bytes_that_are_shown_again,
+                in_on_end,
+                in_on_notify,
+                in_on_timer,
+                hidden_behind_more_output,
+                in_one_go_with_a_close,
+                taking_back_what_lies_behind_is_none,
+            ]
+        ),
+        suite!("damage", Ground::has_sockets, [of_what_another_thread_wrote]),
+    ]
 }
 
 fn damage(io: &mut Io<'_>) {

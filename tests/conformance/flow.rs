@@ -163,10 +163,10 @@ fn narrow() -> StreamOptions {
 fn a_peer_that_never_reads_is_stalled(ground: &Ground) {
     let stage = ground.stage();
     let server = stage.listen_stream(narrow(), |_| Echo);
-    let peer = Peer::unconnected(server.local_addr());
-    peer.0.set_recv_buffer_size(16 << 10).unwrap();
-    peer.0.set_send_buffer_size(16 << 10).unwrap();
-    peer.0.connect(&crate::ground::to_sock_addr(server.local_addr())).unwrap();
+    let peer = Peer::prepared(server.local_addr(), |socket| {
+        socket.set_recv_buffer_size(16 << 10).unwrap();
+        socket.set_send_buffer_size(16 << 10).unwrap();
+    });
     let message = pattern(32 << 20);
     let written = write_until_stalled(&peer, &message);
     assert!(written < 4 << 20, "the soft limit is 64 KiB, and yet {written} bytes found room");
@@ -216,10 +216,7 @@ fn a_handler_hears_of_room_before_its_output_runs_dry(ground: &Ground) {
 
 /// A peer that reads nothing, over little memory in the kernel.
 fn narrow_peer(address: &trochus::net::Address) -> Peer {
-    let peer = Peer::unconnected(address);
-    peer.0.set_recv_buffer_size(16 << 10).unwrap();
-    peer.0.connect(&crate::ground::to_sock_addr(address)).unwrap();
-    peer
+    Peer::prepared(address, |socket| socket.set_recv_buffer_size(16 << 10).unwrap())
 }
 
 fn what_other_threads_write_does_not_pause_reading(ground: &Ground) {

@@ -151,6 +151,19 @@ impl Ground {
         }
     }
 
+    /// An address that nobody listens at.
+    pub(crate) fn dead_address(&self) -> Address {
+        if self.transport == Transport::Memory {
+            return Address::Memory("nobody".into());
+        }
+        let (gone, address) = self.listener(1);
+        drop(gone);
+        if let Address::Unix(path) = &address {
+            std::fs::remove_file(path).unwrap();
+        }
+        address
+    }
+
     /// A listening socket that is not trochus'.
     pub(crate) fn listener(&self, backlog: i32) -> (Socket, Address) {
         if self.transport == Transport::Memory {
@@ -267,10 +280,20 @@ impl Peer {
     }
 
     pub(crate) fn try_connect(address: &Address) -> io::Result<Self> {
+        Peer::try_prepared(address, |_| ())
+    }
+
+    /// With options that are to be set before it is connected, such as the sizes of its buffers.
+    pub(crate) fn prepared(address: &Address, prepare: impl Fn(&Socket)) -> Self {
+        Peer::try_prepared(address, prepare).unwrap()
+    }
+
+    fn try_prepared(address: &Address, prepare: impl Fn(&Socket)) -> io::Result<Self> {
         if let Address::Memory(_) = address {
-            return bridge::connect(address).map(Peer::over);
+            return bridge::connect(address, prepare).map(Peer::over);
         }
         let peer = Peer::unconnected(address);
+        prepare(&peer.0);
         let target = to_sock_addr(address);
         let mut result = peer.0.connect(&target);
         // Before Linux 5.19 a ring interrupts what its thread waits in; the connect goes on meanwhile.
@@ -286,7 +309,7 @@ impl Peer {
         result.map(|()| peer)
     }
 
-    /// Not yet connected, so that buffer sizes can be set.
+    /// Not yet connected.
     pub(crate) fn unconnected(address: &Address) -> Self {
         Peer::over(Socket::new(domain(address), Type::STREAM, None).unwrap())
     }

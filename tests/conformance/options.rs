@@ -13,7 +13,7 @@ pub(crate) fn suites() -> Vec<Suite> {
     vec![
         suite!(
             "options",
-            |_| true,
+            Ground::has_sockets,
             [
                 buffer_sizes_reach_the_kernel,
                 impossible_settings_are_refused_by_name,

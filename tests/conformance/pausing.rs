@@ -2,7 +2,7 @@
 
 use crate::accounts::wait_until;
 use crate::flow::write_until_stalled;
-use crate::ground::{Ground, Peer, Stage, pattern, to_sock_addr};
+use crate::ground::{Ground, Peer, Stage, pattern};
 use crate::probe::{Ending, Event, Log, Recorder, log};
 use crate::{Suite, suite};
 use std::io::{ErrorKind, Write};
@@ -43,9 +43,7 @@ const BUFFER: usize = 16 << 10;
 fn narrow(stage: &Stage, recorder: Recorder) -> (Server, Peer) {
     let options = StreamOptions::new().receive_buffer(16 << 10);
     let server = stage.listen_stream(options, move |_| recorder.probe().open(|io| io.pause_reading()));
-    let peer = Peer::unconnected(server.local_addr());
-    peer.0.set_send_buffer_size(16 << 10).unwrap();
-    peer.0.connect(&to_sock_addr(server.local_addr())).unwrap();
+    let peer = Peer::prepared(server.local_addr(), |socket| socket.set_send_buffer_size(16 << 10).unwrap());
     (server, peer)
 }
 

@@ -7,18 +7,20 @@ use std::os::fd::AsFd;
 use std::thread;
 
 pub(crate) fn suites() -> Vec<Suite> {
-    vec![suite!(
-        "pool",
-        |_| true,
-        [
-            the_most_buffers_that_a_pool_can_have,
-            small_and_large_messages_by_turns,
-            everybody_is_ready_at_once,
-            a_queue_that_is_much_too_short,
-            sockets_do_not_outlive_an_exec,
-            a_reactor_knows_why_it_has_its_backend,
-        ]
-    )]
+    vec![
+        suite!(
+            "pool",
+            |_| true,
+            [
+                the_most_buffers_that_a_pool_can_have,
+                small_and_large_messages_by_turns,
+                everybody_is_ready_at_once,
+                a_queue_that_is_much_too_short,
+                a_reactor_knows_why_it_has_its_backend,
+            ]
+        ),
+        suite!("pool", Ground::has_sockets, [sockets_do_not_outlive_an_exec]),
+    ]
 }
 
 fn the_most_buffers_that_a_pool_can_have(ground: &Ground) {

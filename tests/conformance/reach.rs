@@ -217,7 +217,8 @@ fn connections_reach_each_other_on_their_reactor(ground: &Ground) {
     let peers = talk.join().unwrap();
     let ids = room.borrow().clone();
     let before = reactor.metrics();
-    assert_eq!(before.commands, 0);
+    // A stream in memory comes from another thread.
+    assert!(before.commands == 0 || !ground.has_sockets());
     assert_eq!(reactor.with_connection(ids[0], |io| io.close()), Some(()));
     assert_eq!(reactor.with_connection(ids[0], |_| ()), None, "it is being closed");
     assert_eq!(reactor.with_connection(ids[1], |_| panic!("{INTENDED}")), None::<()>);

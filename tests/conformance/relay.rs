@@ -32,7 +32,6 @@ pub(crate) fn suites() -> Vec<Suite> {
                 who_is_throttled_when_joined_is_bounded_as_well,
                 an_upstream_that_is_not_there_is_passed_over,
                 without_an_upstream_there_is_no_relay,
-                a_client_that_leaves_ends_the_attempts,
                 a_relay_may_end_while_the_runtime_stops,
                 a_relay_that_does_not_is_cut_off_on_both_sides,
                 what_was_not_consumed_comes_first,
@@ -42,7 +41,8 @@ pub(crate) fn suites() -> Vec<Suite> {
                 an_end_by_somebody_else_is_no_end_of_the_stream,
             ]
         ),
-        suite!("relay", Ground::is_tcp, [a_reset_is_passed_on_behind_what_came_before]),
+        suite!("relay", Ground::has_sockets, [a_client_that_leaves_ends_the_attempts]),
+        suite!("relay", Ground::has_resets, [a_reset_is_passed_on_behind_what_came_before]),
     ]
 }
 
@@ -119,7 +119,7 @@ fn hear(peer: &Peer) -> (Vec<u8>, Option<ErrorKind>) {
 #[track_caller]
 fn hears_a_part(ground: &Ground, peer: &Peer) -> Vec<u8> {
     let (bytes, end) = hear(peer);
-    if ground.is_tcp() {
+    if ground.has_resets() {
         assert_eq!(end, Some(ErrorKind::ConnectionReset), "after {} bytes", bytes.len());
     }
     bytes
@@ -310,11 +310,7 @@ fn who_moved_much_before_is_bounded_as_well(ground: &Ground) {
 
 fn an_upstream_that_is_not_there_is_passed_over(ground: &Ground) {
     let stage = ground.stage();
-    let (gone, dead) = ground.listener(1);
-    drop(gone);
-    if let Address::Unix(path) = &dead {
-        let _ = std::fs::remove_file(path);
-    }
+    let dead = ground.dead_address();
     let (upstreams, live) = ground.listener(16);
     let (server, ends) = relay_to(&stage, vec![dead, live.clone()], StreamOptions::new(), 64 << 10);
     let client = Peer::connect(server.local_addr());
@@ -332,8 +328,7 @@ fn an_upstream_that_is_not_there_is_passed_over(ground: &Ground) {
 
 fn without_an_upstream_there_is_no_relay(ground: &Ground) {
     let stage = ground.single();
-    let (gone, dead) = ground.listener(1);
-    drop(gone);
+    let dead = ground.dead_address();
     for upstreams in [vec![dead.clone()], vec![]] {
         let (server, ends) = relay_to(&stage, upstreams, StreamOptions::new(), 64 << 10);
         let client = Peer::connect(server.local_addr());
@@ -358,7 +353,7 @@ fn a_client_that_leaves_ends_the_attempts(ground: &Ground) {
     client.send(b"hello");
     let connecting = || stage.runtime.gauges().unwrap()[0].connecting;
     wait_until("it connects", || connecting() == 1);
-    if ground.is_tcp() {
+    if ground.has_resets() {
         client.reset();
     } else {
         // A Unix-domain socket tells nothing in a pause; it may be aborted.
@@ -367,7 +362,7 @@ fn a_client_that_leaves_ends_the_attempts(ground: &Ground) {
     }
     let end = ends.recv_timeout(DEADLINE).unwrap();
     assert!(end.upstream.is_none() && !end.relayed.is_clean(), "{end}");
-    if ground.is_tcp() {
+    if ground.has_resets() {
         wait_until("nobody connects any more", || connecting() == 0);
         stage.finish([server]);
     } else {

@@ -49,7 +49,7 @@ fn assert_reset(ending: &Ending) {
 }
 
 fn while_idle(ground: &Ground) {
-    let tcp = ground.is_tcp();
+    let tcp = ground.has_resets();
     reset(ground, Recorder::probe, |peer, log| {
         log.opened();
         peer.reset();
@@ -71,7 +71,7 @@ fn while_output_is_pending(ground: &Ground) {
 }
 
 fn while_paused(ground: &Ground) {
-    let tcp = ground.is_tcp();
+    let tcp = ground.has_resets();
     reset(
         ground,
         |recorder| recorder.probe().open(|io| io.pause_reading()),
@@ -103,7 +103,7 @@ fn while_flushing(ground: &Ground) {
 }
 
 fn while_lingering(ground: &Ground) {
-    let tcp = ground.is_tcp();
+    let tcp = ground.has_resets();
     reset(
         ground,
         |recorder| recorder.probe().open(|io| io.close()),

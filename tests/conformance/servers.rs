@@ -23,14 +23,17 @@ pub(crate) fn suites() -> Vec<Suite> {
                 a_grace_can_be_shortened,
                 a_server_that_stops_is_awaited_without_a_thread,
                 a_connection_may_be_refused,
-                whoever_accepts_sees_the_socket,
                 a_server_that_closes_resets_nobody,
-                what_is_accepted_is_closed_on_exec,
                 a_drain_resets_nobody,
                 listening_does_not_wait,
                 a_server_is_up_once_all_its_reactors_listen,
                 gauges_say_what_there_is,
             ]
+        ),
+        suite!(
+            "servers",
+            Ground::has_sockets,
+            [whoever_accepts_sees_the_socket, what_is_accepted_is_closed_on_exec]
         ),
         suite!("servers", Ground::is_tcp, [all_addresses_of_a_name_are_listened_on]),
         suite!("servers", |ground| ground.is_tcp() && ground.is_plain(), [an_ipv4_peer_has_its_own_address]),
@@ -108,7 +111,7 @@ fn what_does_not_finish_in_time_is_cut_off(ground: &Ground) {
     let stage = ground.stage();
     let (log, recorder) = log();
     let server = stage.listen(move |incoming| {
-        let stubborn = incoming.socket().unwrap().recv_buffer_size().is_ok();
+        let stubborn = incoming.local_addr().is_ok();
         let probe = recorder.probe().end(|io| io.close());
         if stubborn { probe.shutdown(|_| {}) } else { probe }
     });
@@ -389,7 +392,7 @@ fn gauges_say_what_there_is(ground: &Ground) {
     assert_eq!((now.connections, now.connecting, now.closing, now.listeners), (3, 0, 0, 1));
     assert_eq!((now.input_bytes, now.starved, now.outbox_bytes), (5, 0, 0));
     assert!((1 << 20..=8 << 20).contains(&now.output_bytes), "{now:?}");
-    assert!(now.operations >= 2, "{now:?}");
+    assert!(now.operations >= 2 || !ground.has_sockets(), "{now:?}");
     let text = trochus::Gauges::to_prometheus(&stage.runtime.gauges().unwrap());
     assert!(text.contains("trochus_reactor_paused{reactor=\"0\"} 1\n"), "{text}");
     // What a stalled peer's writers are refused shows.

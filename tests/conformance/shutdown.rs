@@ -12,26 +12,28 @@ use trochus::Error;
 use trochus::net::{Handle, StreamOptions};
 
 pub(crate) fn suites() -> Vec<Suite> {
-    vec![suite!(
-        "shutdown",
-        |_| true,
-        [
-            with_nothing_to_do,
-            of_idle_connections_closes_them,
-            delivers_pending_output,
-            lets_requests_in_progress_finish,
-            cuts_off_whoever_does_not_close,
-            cuts_off_at_once_without_grace,
-            cuts_off_whoever_does_not_read,
-            cuts_off_a_peer_that_does_not_finish,
-            ends_a_connection_attempt,
-            of_paused_connections_closes_them,
-            of_many_connections_under_load,
-            by_dropping_the_runtime,
-            by_dropping_the_runtime_on_one_of_its_reactors,
-            refuses_work_from_then_on,
-        ]
-    )]
+    vec![
+        suite!(
+            "shutdown",
+            |_| true,
+            [
+                with_nothing_to_do,
+                of_idle_connections_closes_them,
+                delivers_pending_output,
+                lets_requests_in_progress_finish,
+                cuts_off_whoever_does_not_close,
+                cuts_off_at_once_without_grace,
+                cuts_off_whoever_does_not_read,
+                cuts_off_a_peer_that_does_not_finish,
+                of_paused_connections_closes_them,
+                of_many_connections_under_load,
+                by_dropping_the_runtime,
+                by_dropping_the_runtime_on_one_of_its_reactors,
+                refuses_work_from_then_on,
+            ]
+        ),
+        suite!("shutdown", Ground::has_sockets, [ends_a_connection_attempt]),
+    ]
 }
 
 const MUCH: usize = 8 << 20;

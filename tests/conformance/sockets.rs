@@ -12,7 +12,7 @@ pub(crate) fn suites() -> Vec<Suite> {
     vec![
         suite!(
             "sockets",
-            |_| true,
+            Ground::has_sockets,
             [
                 its_sockets_are_handed_over,
                 one_owner_comes_while_the_other_leaves,

@@ -1,7 +1,7 @@
 //! What peers see of a server that stops, where its handlers leave that to the library: never a part that looks like the whole.
 
 use crate::accounts::{DEADLINE, wait_until};
-use crate::ground::{Ground, Peer, pattern, to_sock_addr};
+use crate::ground::{Ground, Peer, pattern};
 use crate::probe::{Echo, Ending, log};
 use crate::{Suite, suite};
 use std::io::{ErrorKind, Read, Write};
@@ -100,7 +100,7 @@ fn opened(told: &Receiver<Told>) {
 fn is_told_of_more(ground: &Ground, peer: &Peer) -> Vec<u8> {
     let mut bytes = Vec::new();
     let end = (&peer.0).read_to_end(&mut bytes).map_err(|error| error.kind());
-    let expected = if ground.is_tcp() { Err(ErrorKind::ConnectionReset) } else { Ok(bytes.len()) };
+    let expected = if ground.has_resets() { Err(ErrorKind::ConnectionReset) } else { Ok(bytes.len()) };
     assert_eq!(end, expected, "behind {} bytes", bytes.len());
     bytes
 }
@@ -192,9 +192,7 @@ fn what_is_not_confirmed_holds_up_nobody(ground: &Ground) {
     let stage = ground.single();
     let (handler, told) = plain(|io| io.write(&pattern(1 << 20)), false);
     let server = stage.listen_stream(StreamOptions::new().send_buffer(4 << 20), move |_| handler());
-    let peer = Peer::unconnected(server.local_addr());
-    peer.0.set_recv_buffer_size(64 << 10).unwrap();
-    peer.0.connect(&to_sock_addr(server.local_addr())).unwrap();
+    let peer = Peer::prepared(server.local_addr(), |socket| socket.set_recv_buffer_size(64 << 10).unwrap());
     peer.send(b"unconsumed");
     hears(&told, |told| matches!(told, Told::Bytes).then_some(()));
     stage.runtime.run_on(0, |reactor| reactor.begin_drain(4 * QUIET_TIMEOUT)).wait().unwrap();
@@ -244,9 +242,7 @@ fn a_close_that_is_not_finished_takes_nothing_away(ground: &Ground) {
             io.close_unfinished();
         })
     });
-    let peer = Peer::unconnected(server.local_addr());
-    peer.0.set_recv_buffer_size(64 << 10).unwrap();
-    peer.0.connect(&to_sock_addr(server.local_addr())).unwrap();
+    let peer = Peer::prepared(server.local_addr(), |socket| socket.set_recv_buffer_size(64 << 10).unwrap());
     log.opened();
     if ground.is_tcp() {
         wait_until("the kernel has all of it", || {
@@ -270,9 +266,7 @@ fn a_close_that_is_not_finished_waits_for_no_peer_for_ever(ground: &Ground) {
             io.close_unfinished();
         })
     });
-    let peer = Peer::unconnected(server.local_addr());
-    peer.0.set_recv_buffer_size(16 << 10).unwrap();
-    peer.0.connect(&to_sock_addr(server.local_addr())).unwrap();
+    let peer = Peer::prepared(server.local_addr(), |socket| socket.set_recv_buffer_size(16 << 10).unwrap());
     assert_eq!(log.closed(), Ending::FlushTimeout);
     drop(peer);
     stage.finish([server]);

@@ -160,7 +160,7 @@ fn a_frame_that_comes_byte_by_byte_is_seen_whole(ground: &Ground) {
         })
     });
     let peer = Peer::connect(server.local_addr());
-    if ground.is_tcp() {
+    if ground.has_resets() {
         peer.0.set_tcp_nodelay(true).unwrap();
     }
     let frame = pattern(FRAME);

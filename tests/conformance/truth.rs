@@ -1,7 +1,7 @@
 //! What an end looks like to the peer, and what the handler is told about it: a part is never taken for the whole.
 
 use crate::accounts::{INTENDED, wait_until};
-use crate::ground::{Ground, Peer, pattern, to_sock_addr};
+use crate::ground::{Ground, Peer, pattern};
 use crate::probe::{Ending, Event, Log, Probe, Recorder, log};
 use crate::{Suite, suite};
 use std::io::{ErrorKind, Read};
@@ -37,10 +37,7 @@ fn narrow() -> StreamOptions {
 }
 
 fn narrow_peer(address: &trochus::net::Address) -> Peer {
-    let peer = Peer::unconnected(address);
-    peer.0.set_recv_buffer_size(16 << 10).unwrap();
-    peer.0.connect(&to_sock_addr(address)).unwrap();
-    peer
+    Peer::prepared(address, |socket| socket.set_recv_buffer_size(16 << 10).unwrap())
 }
 
 /// All that the peer can read, and how that ends.
@@ -68,7 +65,7 @@ fn cut_off(
     let ending = log.closed();
     let (bytes, end) = read_all(&peer);
     assert!(bytes.len() < MUCH - 1, "all of it arrived after {ending:?}");
-    if ground.is_tcp() {
+    if ground.has_resets() {
         assert_eq!(end, Some(ErrorKind::ConnectionReset), "after {ending:?}");
     }
     drop(peer);
@@ -83,7 +80,7 @@ fn output_that_was_cut_off_ends_with_a_reset(ground: &Ground) {
     assert_eq!(cut_off(ground, narrow(), fails, notify), Ending::Panicked);
     let aborts = move |probe| much(probe).notify(|io| io.abort());
     assert_eq!(cut_off(ground, narrow(), aborts, notify), Ending::Aborted);
-    let more = move |probe| much(probe).notify(|io| io.write(b"x"));
+    let more = move |probe| much(probe).notify(|io| io.write(&pattern(MUCH)));
     let ending = cut_off(ground, narrow().output_limits(1 << 10, 1 << 20), more, notify);
     assert!(matches!(ending, Ending::OutputLimit { limit: 0x100000, .. }), "{ending:?}");
     let greedy = move |probe: Probe| much(probe).bytes(|_, _| 0);

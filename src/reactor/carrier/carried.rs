@@ -118,17 +118,22 @@ pub struct Carried<'a> {
 }
 
 impl Carried<'_> {
-    /// Bytes that the stream takes now.
+    /// Bytes that the stream takes now: those that [are welcome](Carrier::receive), as far as this turn has them for one stream. Where
+    /// only the turn has no more, [soon](Self::soon) there are some.
     pub fn room(&self) -> usize {
-        match self.link().map(|link| &link.wire) {
-            Some(Wire::Carried(carrying)) => carrying.room,
+        match self.link().map(|link| (&link.wire, &link.fed)) {
+            Some((Wire::Carried(carrying), fed)) => carrying.room.min(self.reactor.budget.left(fed)),
             _ => 0,
         }
     }
 
+    /// Does something with the reactor soon, as [`CarrierIo::soon`] does.
+    pub fn soon(&mut self, action: impl FnOnce(&mut Reactor) + 'static) {
+        self.reactor.shared.soon.push(Box::new(action));
+    }
+
     /// Gives the stream bytes that came from the peer, of which it takes as many as there is [room](Self::room) for, and says how many
-    /// these were. Its handler is called. Who has very much to give had better do so in pieces, of some hundred kilobytes, and
-    /// [soon](CarrierIo::soon): others want their turn.
+    /// these were. Its handler is called.
     pub fn receive(&mut self, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(self.room());
         if taken > 0 {

@@ -127,18 +127,30 @@ impl Between {
             let Some(output) = other.output.take() else { return };
             (output, other.at.clone())
         };
-        let mut left = reactor.budget.slice;
-        while left > 0 && output.has_remaining() {
-            let chunk = output.chunk();
-            let shown = chunk.len().min(left);
-            let taken = reactor.carried(stream).map_or(0, |mut carried| carried.receive(&chunk[..shown]));
-            output.advance(taken);
-            left -= taken;
-            if taken < shown {
-                break;
+        let mut brought = 0;
+        while let Some(mut carried) = reactor.carried(stream).filter(|_| output.has_remaining()) {
+            match carried.receive(output.chunk()) {
+                0 => break,
+                taken => output.advance(taken),
             }
+            brought += 1;
         }
-        // Its memory goes back in any case, so that its progress shows; the rest comes again.
+        if brought == 0 && output.has_remaining() {
+            self.0[1 - side].lock().output = Some(output);
+            let (is_closed, reads) = {
+                let this = self.0[side].lock();
+                (this.closed.is_some(), this.reads)
+            };
+            if is_closed {
+                // It was not there when the other end looked what had become of it.
+                self.call(1 - side, None);
+            } else if reads {
+                // This turn has no more for it.
+                self.look_again(side, reactor);
+            }
+            return;
+        }
+        // Its memory goes back with what is left, so that its progress shows. The rest comes again.
         let Some((at, other)) = back else { return };
         let sent = move |reactor: &mut Reactor| {
             if let Some(mut carried) = reactor.carried(other) {
@@ -146,6 +158,13 @@ impl Between {
             }
         };
         if at.is_of(&reactor.shared.mailbox) { sent(reactor) } else { _ = at.run(sent) }
+    }
+
+    fn look_again(self: &Arc<Self>, side: usize, reactor: &mut Reactor) {
+        if !std::mem::replace(&mut self.0[side].lock().called, true) {
+            let between = self.clone();
+            reactor.shared.soon.push(Box::new(move |reactor| between.look(side, reactor)));
+        }
     }
 
     /// Tells this end how the other one has ended, if it has, behind all that came from it.

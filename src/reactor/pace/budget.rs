@@ -111,6 +111,12 @@ impl Budget {
         self.is_spent() || share.turn == self.turn && share.bytes >= self.slice
     }
 
+    /// Bytes that the turn still has for the connection that had this share of it.
+    pub(in crate::reactor) fn left(&self, share: &Share) -> usize {
+        let had = if share.turn == self.turn { share.bytes } else { 0 };
+        self.slice.saturating_sub(had).min(self.whole.saturating_sub(self.given))
+    }
+
     /// Whether the turn has no more for anybody.
     pub(in crate::reactor) fn is_spent(&self) -> bool {
         self.given >= self.whole
