@@ -145,7 +145,11 @@ impl Carried<'_> {
 
     /// The peer sends no more.
     pub fn end(&mut self) {
-        self.reactor.change(self.id, Link::input_ended);
+        self.reactor.change(self.id, |link| {
+            if link.reading != Reading::Ended {
+                link.socket_ended();
+            }
+        });
     }
 
     /// What became of output that the carrier had: so much as it was [advanced](bytes::Buf::advance) is with the peer, and the rest is
@@ -199,12 +203,12 @@ impl Reactor {
         let wire = Wire::Carried(Carrying::new(Box::new(carrier)));
         let id = self.connections.insert(|id| Connection {
             handler: Box::new(handler),
-            link: Link::new(id, wire, peer, options, Phase::Open, None, self.shared.now),
+            link: Link::new(id, wire, peer, options, Phase::Connecting, None, self.shared.now),
         });
         let connection = self.connections.get_mut(id).expect("it has just been put there");
         let handle = connection.link.handle(&self.shared.mailbox);
         self.start_carrier(id);
-        self.opened(id);
+        self.established(id);
         self.disturbed();
         Ok(handle)
     }

@@ -256,10 +256,10 @@ impl Reactor {
         };
         let id = self.connections.insert(|id| Connection {
             handler,
-            link: Link::new(id, wire, peer, options, Phase::Open, Some(seat), self.shared.now),
+            link: Link::new(id, wire, peer, options, Phase::Connecting, Some(seat), self.shared.now),
         });
         self.start_carrier(id);
-        self.opened(id);
+        self.established(id);
     }
 
     fn prepare_accepted(

@@ -82,7 +82,7 @@ impl Reactor {
         }
         match result {
             Ok(Received::Data(lent)) => self.feed(id, lent),
-            Ok(Received::End) => link.input_ended(),
+            Ok(Received::End) => link.socket_ended(),
             Err(error) if driver::is_out_of_buffers(&error) => {
                 self.shared.counters.pool_parks.add(1);
                 link.reading = Reading::Starved;
@@ -123,10 +123,14 @@ impl Reactor {
     fn feed(&mut self, id: Id, lent: Lent) {
         let Some(Connection { handler, link }) = self.connections.get_mut(id) else { return };
         note_received(link, &mut self.budget, &self.shared, lent.len);
+        if link.filter.is_some() {
+            return self.feed_filter(id, lent);
+        }
+        link.since.heard = true;
         if link.phase == Phase::Open && link.passage.is_some() {
             return self.feed_passage(id, lent);
         }
-        deliver(&mut **handler, link, &mut self.shared, self.driver.bytes(lent));
+        take_in(&mut **handler, link, &mut self.shared, self.driver.bytes(lent));
         self.driver.release(lent.buffer);
     }
 
@@ -134,10 +138,14 @@ impl Reactor {
     pub(in crate::reactor) fn feed_carried(&mut self, id: Id, bytes: &[u8]) {
         let Some(Connection { handler, link }) = self.connections.get_mut(id) else { return };
         note_received(link, &mut self.budget, &self.shared, bytes.len());
-        if link.phase == Phase::Open && link.passage.is_some() {
-            return self.feed_passage_carried(id, bytes);
+        if link.filter.is_some() {
+            return self.feed_filter_carried(id, bytes);
         }
-        deliver(&mut **handler, link, &mut self.shared, bytes);
+        link.since.heard = true;
+        if link.phase == Phase::Open && link.passage.is_some() {
+            return self.feed_passage_plain(id, bytes);
+        }
+        take_in(&mut **handler, link, &mut self.shared, bytes);
     }
 
     /// Shows the handler once more what it left when it was paused.
@@ -174,10 +182,11 @@ impl Reactor {
             Ok(sent) => {
                 counters.sends.add(1);
                 counters.sent_bytes.add(sent as u64);
-                link.marks.advance(sent);
                 link.last_progress = self.shared.now;
                 payload.advance(sent);
-                link.since.taken(sent, !payload.is_empty() || !link.out.is_empty());
+                link.note_sent(sent, payload.len());
+                let more = !payload.is_empty() || !link.out.is_empty() || link.filtered > 0;
+                link.since.taken(sent, more);
                 if payload.is_empty() || link.phase == Phase::Dead {
                     self.shared.spare.give_payload(payload);
                 } else {
@@ -338,12 +347,11 @@ fn note_received(link: &mut Link, budget: &mut Budget, shared: &Shared, bytes: u
     shared.counters.received_bytes.add(bytes as u64);
     budget.charge(&mut link.fed, bytes);
     link.last_input = shared.now;
-    link.since.heard = true;
 }
 
-/// Shows received bytes to the handler, if it wants them now.
-#[inline]
-fn deliver(handler: &mut dyn Handler, link: &mut Link, shared: &mut Shared, bytes: &[u8]) {
+/// Shows what has arrived to the handler, or keeps it for later.
+#[inline(always)]
+pub(super) fn take_in(handler: &mut dyn Handler, link: &mut Link, shared: &mut Shared, bytes: &[u8]) {
     match link.phase {
         Phase::Open if link.wants_input() => {
             let mut inbox = std::mem::take(&mut link.inbox);
@@ -356,7 +364,9 @@ fn deliver(handler: &mut dyn Handler, link: &mut Link, shared: &mut Shared, byte
             link.unread = true;
         }
         // Nobody wants them any more.
-        Phase::Connecting | Phase::Flushing | Phase::Lingering | Phase::Dead => link.input_lost(),
+        Phase::Connecting | Phase::Handshaking | Phase::Flushing | Phase::Lingering | Phase::Dead => {
+            link.input_lost();
+        }
     }
 }
 

@@ -25,21 +25,12 @@ pub(in crate::reactor) enum Reading {
 }
 
 impl Link {
-    /// The peer sends no more.
-    pub(in crate::reactor) fn input_ended(&mut self) {
-        if self.reading != Reading::Ended {
-            self.reading = Reading::Ended;
-            self.end_owed = true;
-            self.ended_by_peer = self.accepts_output();
-        }
-    }
-
     /// Whether the handler that was just called is to be shown no more for now, by its own will or because its output waits, which
     /// [`check_output`](Self::check_output) has not looked at yet.
     #[cold]
     pub(in crate::reactor) fn is_held_back(&self) -> bool {
         let limits = &self.options.limits;
-        let own = self.pending_output() - self.marks.foreign();
+        let own = self.pending_output() - self.foreign_output();
         self.paused || limits.throttles && own > limits.output_soft
     }
 
@@ -47,6 +38,7 @@ impl Link {
     pub(in crate::reactor) fn wants_input(&self) -> bool {
         match self.phase {
             Phase::Open => !self.paused && !self.throttled && self.has_passage_open(),
+            Phase::Handshaking => true,
             // To throw it away.
             Phase::Flushing | Phase::Lingering => true,
             Phase::Connecting | Phase::Dead => false,
@@ -59,7 +51,7 @@ impl Link {
         match (self.phase, &self.passage) {
             (Phase::Open, Some(passage)) if !self.paused && !self.throttled => passage.most(),
             _ if self.wants_input() => usize::MAX,
-            (Phase::Open, None) => self.options.limits.read_ahead.saturating_sub(self.inbox.len()),
+            (Phase::Open, None) => self.options.limits.read_ahead.saturating_sub(self.unconsumed()),
             _ => 0,
         }
     }

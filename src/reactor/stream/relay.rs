@@ -8,7 +8,6 @@ use super::connection::{Connection, Link, Phase};
 use super::ending::Cut;
 use super::handler::{CloseReason, Handler};
 use super::io::Io;
-use super::reading::Reading;
 use crate::buf::Payload;
 use crate::driver::Lent;
 use crate::reactor::table::{ConnectionId, Id, Table};
@@ -151,7 +150,7 @@ impl Link {
         self.passage = Some(Box::new(Passage { to, limit, room: 0, passed: 0 }));
         (self.paused, self.wanted, self.handler_deadline, self.claimed) = (false, 0, None, 0);
         self.unread = !self.inbox.is_empty();
-        self.end_owed |= self.reading == Reading::Ended;
+        self.end_owed |= self.input_has_ended();
     }
 
     /// Whether what arrives has somewhere to go.
@@ -228,15 +227,15 @@ impl Reactor {
         self.settle_sink(id);
     }
 
-    /// The same for bytes that something else than a socket has brought.
-    pub(super) fn feed_passage_carried(&mut self, id: Id, bytes: &[u8]) {
+    /// The same for bytes that were not received into a buffer of the pool, or came out of a filter.
+    pub(super) fn feed_passage_plain(&mut self, id: Id, plain: &[u8]) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         if link.paused || !link.inbox.is_empty() {
-            link.inbox.keep(bytes, &mut self.shared.spare);
+            link.inbox.keep(plain, &mut self.shared.spare);
             link.unread = true;
         } else {
-            let append = |out: &mut Payload| out.text().extend_from_slice(bytes);
-            pass_on(&mut self.connections, &mut self.shared, id, bytes.len(), append);
+            let append = |out: &mut Payload| out.text().extend_from_slice(plain);
+            pass_on(&mut self.connections, &mut self.shared, id, plain.len(), append);
         }
         self.settle_sink(id);
     }
@@ -300,7 +299,7 @@ fn pass_on(
     let Some(Connection { link: sink, .. }) = connections.get_mut(to) else { return };
     let accepted = if sink.accepts_output() { len } else { 0 };
     if accepted > 0 {
-        let ahead = sink.pending_output();
+        let ahead = sink.unsealed_output();
         append(sink.writable_out(&mut shared.spare));
         sink.marks.add(ahead, accepted);
     }
