@@ -282,6 +282,7 @@ impl Reactor {
             || !self.dirty.is_empty()
             || !self.shared.deferred.is_empty()
             || !self.shared.soon.is_empty()
+            || !self.shared.new_pollers.is_empty()
             || !self.commands.is_empty()
             || BufferGroup::ALL
                 .into_iter()

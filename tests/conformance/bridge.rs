@@ -7,8 +7,10 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Mutex, OnceLock};
-use trochus::net::{Address, CloseReason, Handler, Io, Relay, Server, StreamOptions};
-use trochus::{Backend, Reactor, Runtime};
+use std::thread;
+use trochus::net::{Address, CloseReason, Handler, Incoming, Io, Relay, StreamOptions};
+use trochus::reactor::{ListenerId, ReactorHandle};
+use trochus::{Backend, Reactor};
 
 /// Bytes that a relay keeps in each direction.
 const KEPT: usize = 64 << 10;
@@ -17,15 +19,20 @@ const KEPT: usize = 64 << 10;
 const BUFFER: usize = 64 << 10;
 
 struct Bridge {
-    runtime: Runtime,
-    servers: Mutex<Vec<Server>>,
+    reactor: ReactorHandle,
+    listeners: Mutex<Vec<ListenerId>>,
 }
 
 fn bridge() -> &'static Bridge {
     static BRIDGE: OnceLock<Bridge> = OnceLock::new();
     BRIDGE.get_or_init(|| {
-        let runtime = Runtime::builder().backend(Backend::Fallback).reactors(1).build().unwrap();
-        Bridge { runtime, servers: Mutex::default() }
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            let mut reactor = Reactor::builder().backend(Backend::Fallback).build().unwrap();
+            tell.send(reactor.handle()).unwrap();
+            while reactor.turn(None).is_ok() {}
+        });
+        Bridge { reactor: told.recv().unwrap(), listeners: Mutex::default() }
     })
 }
 
@@ -36,12 +43,16 @@ pub(crate) fn build() {
 
 /// Waits until nobody is on it.
 pub(crate) fn clear() {
-    bridge().servers.lock().unwrap().drain(..).for_each(Server::close);
-    wait_until("the bridge is clear", || {
-        let (send, result) = mpsc::channel();
-        bridge().runtime.reactor(0).run(move |reactor| _ = send.send(reactor.outstanding())).unwrap();
-        result.recv().unwrap().connections == 0
-    });
+    for listener in bridge().listeners.lock().unwrap().drain(..) {
+        on_reactor(move |reactor| reactor.close_listener(&listener));
+    }
+    wait_until("the bridge is clear", || on_reactor(|reactor| reactor.connections() == 0));
+}
+
+fn on_reactor<R: Send + 'static>(action: impl FnOnce(&mut Reactor) -> R + Send + 'static) -> R {
+    let (send, result) = mpsc::channel();
+    bridge().reactor.run(move |reactor| send.send(action(reactor)).unwrap()).unwrap();
+    result.recv().unwrap()
 }
 
 /// A socket that is relayed to a stream in memory.
@@ -58,10 +69,8 @@ pub(crate) fn connect(address: &Address, prepare: impl Fn(&Socket)) -> io::Resul
     let (far, _) = listener.accept()?;
     let (tell, told) = mpsc::sync_channel(1);
     let address = address.clone();
-    let dial = move |reactor: &mut Reactor| {
-        reactor.connect(&StreamOptions::new(), &address, Far { socket: Some(far.into()), tell });
-    };
-    bridge().runtime.reactor(0).run(dial).unwrap();
+    let far = Far { socket: Some(far.into()), tell };
+    on_reactor(move |reactor| drop(reactor.connect(&StreamOptions::new(), &address, far)));
     told.recv().unwrap().map(|()| near)
 }
 
@@ -113,8 +122,9 @@ pub(crate) fn listener(backlog: i32) -> (Socket, Address) {
     socket.bind(&SockAddr::from(SocketAddr::from(([127, 0, 0, 1], 0)))).unwrap();
     socket.listen(backlog).unwrap();
     let there = Address::Tcp(socket.local_addr().unwrap().as_socket().unwrap());
-    let server = bridge().runtime.listen("memory:", move |_| Relay::to([there.clone()]).bytes(KEPT)).unwrap();
-    let address = server.local_addr().clone();
-    bridge().servers.lock().unwrap().push(server);
+    let relay = move |_: &Incoming<'_>| Relay::to([there.clone()]).bytes(KEPT);
+    let listener = on_reactor(|reactor| reactor.listen("memory:", relay).unwrap());
+    let address = listener.local_addr().clone();
+    bridge().listeners.lock().unwrap().push(listener);
     (socket, address)
 }

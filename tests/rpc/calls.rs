@@ -14,8 +14,8 @@ fn double(n: i32, reply: Reply<i32>) {
 
 #[test]
 fn a_call_is_awaited_on_any_executor() {
-    on_each_backend(|runtime| {
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, double).unwrap();
+    on_each_ground(|runtime| {
+        let server = Server::bind(runtime, anywhere(), Int32, double).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32).unwrap();
         assert_eq!(client.call(1).wait().unwrap(), 2);
         assert_eq!(block_on(client.call(2)).unwrap(), 4);
@@ -26,8 +26,8 @@ fn a_call_is_awaited_on_any_executor() {
 
 #[test]
 fn a_call_is_awaited_on_tokio() {
-    on_each_backend(|runtime| {
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32.by_id(), double).unwrap();
+    on_each_ground(|runtime| {
+        let server = Server::bind(runtime, anywhere(), Int32.by_id(), double).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32.by_id()).unwrap();
         let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         tokio.block_on(async {
@@ -51,9 +51,9 @@ fn a_call_is_awaited_on_tokio() {
 
 #[test]
 fn tokio_cancels_a_call_by_dropping_it() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32).unwrap();
         let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         tokio.block_on(async {
@@ -72,8 +72,8 @@ fn tokio_cancels_a_call_by_dropping_it() {
 
 #[test]
 fn calls_of_many_threads_share_a_client() {
-    on_each_backend(|runtime| {
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, double).unwrap();
+    on_each_ground(|runtime| {
+        let server = Server::bind(runtime, anywhere(), Int32, double).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32).unwrap();
         thread::scope(|scope| {
             for thread in 0..8 {
@@ -92,9 +92,9 @@ fn calls_of_many_threads_share_a_client() {
 #[test]
 fn calls_wait_for_room() {
     const CALLS: i32 = 10_000; // more than a thread's lane holds
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
         let options = ClientOptions::new().calls_in_flight(64);
         let client = Client::connect_with(runtime, &options, server.local_addr(), Int32, drop).unwrap();
         let mut calls: Vec<_> = (0..CALLS).map(|n| client.call(n)).collect();
@@ -117,9 +117,9 @@ fn calls_wait_for_room() {
 
 #[test]
 fn no_more_calls_are_in_flight_than_allowed() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32.by_id(), service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32.by_id(), service).unwrap();
         let options = ClientOptions::new().calls_in_flight(3);
         let client =
             Client::connect_with(runtime, &options, server.local_addr(), Int32.by_id(), drop).unwrap();
@@ -142,8 +142,8 @@ fn no_more_calls_are_in_flight_than_allowed() {
 
 #[test]
 fn a_callback_gets_what_comes_of_a_request() {
-    on_each_backend(|runtime| {
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, double).unwrap();
+    on_each_ground(|runtime| {
+        let server = Server::bind(runtime, anywhere(), Int32, double).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32).unwrap();
         let (tell, told) = mpsc::channel();
         for n in 0..100 {
@@ -168,7 +168,7 @@ fn a_callback_gets_what_comes_of_a_request() {
 
 #[test]
 fn callbacks_that_panic_when_the_connection_is_lost_keep_nobody_from_learning() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (client, peer) = client_of_plain_server(runtime);
         let outcomes = Arc::new(Mutex::new(0));
         for _ in 0..10 {
@@ -191,8 +191,8 @@ fn callbacks_that_panic_when_the_connection_is_lost_keep_nobody_from_learning() 
 
 #[test]
 fn a_closed_client_sends_nothing() {
-    on_each_backend(|runtime| {
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, double).unwrap();
+    on_each_ground(|runtime| {
+        let server = Server::bind(runtime, anywhere(), Int32, double).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32).unwrap();
         let call = client.call(1);
         client.close().unwrap();
@@ -209,9 +209,9 @@ fn a_closed_client_sends_nothing() {
 
 #[test]
 fn a_dropped_client_lets_its_calls_come_back() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32).unwrap();
         let call = client.call(1);
         let (_, reply) = next(&kept);

@@ -45,7 +45,7 @@ fn impatient(
 
 #[test]
 fn a_server_that_takes_the_end_of_input_for_the_end_loses_no_answer() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let count = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let counter = count.clone();
@@ -82,7 +82,7 @@ fn a_server_that_takes_the_end_of_input_for_the_end_loses_no_answer() {
 
 #[test]
 fn closing_a_silent_server_has_a_time_limit() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let client = Client::connect_with(runtime, &short(), &address, Int32, drop).unwrap();
         let mut peer = accept(&listener);
@@ -111,7 +111,7 @@ fn closing_a_silent_server_has_a_time_limit() {
 #[test]
 fn a_server_that_ignores_the_end_cannot_hold_an_uncorrelated_client() {
     use trochus::codec::Protocol;
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let client =
             Client::builder(Int32.uncorrelated()).options(short()).connect(runtime, &address).unwrap();
@@ -125,7 +125,7 @@ fn a_server_that_ignores_the_end_cannot_hold_an_uncorrelated_client() {
 
 #[test]
 fn closing_does_not_wait_for_the_server_to_close() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (client, mut peer) = client_of_plain_server(runtime);
         let call = client.call(1);
         let requests = read_ints(&mut peer, 1);
@@ -140,7 +140,7 @@ fn closing_does_not_wait_for_the_server_to_close() {
 
 #[test]
 fn an_aborted_client_ends_at_once_and_says_what_was_lost() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let options = ClientOptions::new().calls_in_flight(1).reconnect(Reconnect::forever());
         let client = Client::connect_with(runtime, &options, address, Int32, drop).unwrap();
@@ -167,9 +167,9 @@ fn an_aborted_client_ends_at_once_and_says_what_was_lost() {
 
 #[test]
 fn closing_is_awaited_by_many() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32).unwrap();
         let call = client.call(1);
         let (_, reply) = next(&kept);
@@ -187,8 +187,8 @@ fn closing_is_awaited_by_many() {
 
 #[test]
 fn any_time_limit_will_do() {
-    on_each_backend(|runtime| {
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(n)).unwrap();
+    on_each_ground(|runtime| {
+        let server = Server::bind(runtime, anywhere(), Int32, |n: i32, reply| reply.send(n)).unwrap();
         for limit in [Duration::MAX, Duration::ZERO] {
             let policy = Reconnect::new().first_delay(limit).longest_delay(limit);
             let options = ClientOptions::new().close_timeout(limit).reconnect(policy).linger(limit);
@@ -206,9 +206,9 @@ fn any_time_limit_will_do() {
 /// Whoever closes waits for the last responses; the reactor sleeps until they come.
 #[test]
 fn a_client_that_closes_does_not_keep_its_reactor_busy() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
         let options = ClientOptions::new().linger(Duration::from_millis(1)).calls_in_flight(1);
         let client = Client::builder(Int32).options(options).connect(runtime, server.local_addr()).unwrap();
         let calls = [client.call(1), client.call(2)];

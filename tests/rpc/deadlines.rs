@@ -18,7 +18,7 @@ where
     P::Correlation: Matching,
 {
     let (service, kept) = keeper();
-    let server = Server::bind(runtime, "127.0.0.1:0", protocol.clone(), service).unwrap();
+    let server = Server::bind(runtime, anywhere(), protocol.clone(), service).unwrap();
     let client = Client::connect(runtime, server.local_addr(), protocol).unwrap();
     let late = client.call(1).timeout(SOON);
     let (_, late_reply) = next(&kept);
@@ -44,7 +44,7 @@ where
 
 #[test]
 fn a_late_response_is_thrown_away() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         late_response_is_nobodys(runtime, Int32);
         late_response_is_nobodys(runtime, Int32.by_id());
     });
@@ -54,7 +54,7 @@ fn a_late_response_is_thrown_away() {
 #[allow(clippy::type_complexity)]
 fn busy_client(runtime: &Runtime) -> (Client<Int32>, Kept, Call<i32, i32>, trochus::rpc::Reply<i32>) {
     let (service, kept) = keeper();
-    let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+    let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
     let options = ClientOptions::new().calls_in_flight(1);
     let client = Client::connect_with(runtime, &options, server.local_addr(), Int32, drop).unwrap();
     let call = client.call(1);
@@ -64,7 +64,7 @@ fn busy_client(runtime: &Runtime) -> (Client<Int32>, Kept, Call<i32, i32>, troch
 
 #[test]
 fn what_times_out_or_is_dropped_before_it_is_sent_is_never_sent() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (client, kept, first, reply) = busy_client(runtime);
         let dropped = client.call(2);
         let error = client.call(3).timeout(SOON).wait().unwrap_err();
@@ -85,7 +85,7 @@ fn what_times_out_or_is_dropped_before_it_is_sent_is_never_sent() {
 
 #[test]
 fn a_deadline_holds_for_a_call_that_finds_no_room() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (client, _kept, _first, _reply) = busy_client(runtime);
         // More than the lane holds.
         let queued: Vec<_> = (0..5000).map(|n| client.call(n)).collect();
@@ -98,9 +98,9 @@ fn a_deadline_holds_for_a_call_that_finds_no_room() {
 
 #[test]
 fn deadlines_expire_in_their_own_order() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (service, _kept) = keeper();
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32).unwrap();
         let endless = client.call(0).timeout(Duration::MAX);
         let hour = client.call(1).timeout(HOUR);
@@ -121,7 +121,7 @@ fn deadlines_expire_in_their_own_order() {
 /// A server that keeps its replies, and a client by id with one call in flight.
 fn one_call_at_a_time(runtime: &Runtime) -> (Server, Client<Correlated<Int32, ById>>, Kept) {
     let (service, kept) = keeper();
-    let server = Server::bind(runtime, "127.0.0.1:0", Int32.by_id(), service).unwrap();
+    let server = Server::bind(runtime, anywhere(), Int32.by_id(), service).unwrap();
     let options = ClientOptions::new().calls_in_flight(1);
     let client = Client::connect_with(runtime, &options, server.local_addr(), Int32.by_id(), drop).unwrap();
     (server, client, kept)
@@ -129,7 +129,7 @@ fn one_call_at_a_time(runtime: &Runtime) -> (Server, Client<Correlated<Int32, By
 
 #[test]
 fn by_id_a_call_that_is_given_up_makes_room_for_another() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (_server, client, kept) = one_call_at_a_time(runtime);
         let dropped = client.call(1);
         let _unanswered = next(&kept);
@@ -151,10 +151,10 @@ fn by_id_a_call_that_is_given_up_makes_room_for_another() {
 
 #[test]
 fn closing_does_not_wait_for_calls_that_were_given_up() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         for gives_up_later in [false, true] {
             let (service, kept) = keeper();
-            let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+            let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
             let client = Client::connect(runtime, server.local_addr(), Int32).unwrap();
             let call = client.call(1);
             let _unanswered = next(&kept);
@@ -174,9 +174,9 @@ fn closing_does_not_wait_for_calls_that_were_given_up() {
 
 #[test]
 fn an_earlier_deadline_does_not_wait_for_a_later_one() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32.by_id(), service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32.by_id(), service).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32.by_id()).unwrap();
         let mut late = pin!(client.call(1).timeout(HOUR));
         let looks = |call: Pin<&mut Call<i32, i32>>| call.poll(&mut Context::from_waker(Waker::noop()));
@@ -195,7 +195,7 @@ fn an_earlier_deadline_does_not_wait_for_a_later_one() {
 
 #[test]
 fn by_id_a_call_that_timed_out_makes_room_for_another() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (_server, client, kept) = one_call_at_a_time(runtime);
         let mut replies = Vec::new();
         for n in 0..3 {
@@ -214,9 +214,9 @@ fn by_id_a_call_that_timed_out_makes_room_for_another() {
 
 #[test]
 fn a_response_that_came_in_time_counts_however_late_it_is_looked_at() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32).unwrap();
         let (first, second) = (client.call(1), client.call(2));
         for _ in 0..2 {
@@ -231,7 +231,7 @@ fn a_response_that_came_in_time_counts_however_late_it_is_looked_at() {
 
 #[test]
 fn a_send_waits_for_room_no_longer_than_its_call_may_take() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let options = ClientOptions::new().reactor(0).call_timeout(SOON);
         let client = Client::connect_with(runtime, &options, address, Int32, drop).unwrap();
@@ -249,9 +249,9 @@ fn a_send_waits_for_room_no_longer_than_its_call_may_take() {
 
 #[test]
 fn deadlines_of_calls_that_are_over_leave_no_timers() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let timers = || runtime.gauges().unwrap().iter().map(|gauges| gauges.timers).sum::<u64>();
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(n)).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, |n: i32, reply| reply.send(n)).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32).unwrap();
         for n in 0..50 {
             // Each ends before the one that the timer is set for.

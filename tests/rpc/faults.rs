@@ -30,9 +30,9 @@ fn notes<P: Protocol>() -> Notes<P> {
 
 #[test]
 fn a_request_that_cannot_be_encoded_is_handed_back_and_hurts_no_other() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let service = |_: &[u8], reply: Reply<bytes::Bytes>| reply.send("ok".into());
-        let server = Server::bind(runtime, "127.0.0.1:0", LengthDelimited::new(), service).unwrap();
+        let server = Server::bind(runtime, anywhere(), LengthDelimited::new(), service).unwrap();
         let protocol = LengthDelimited::new().max_frame_bytes(5);
         let caller = notes::<LengthDelimited>();
         let (answered, refused) = (caller.answered.clone(), caller.refused.clone());
@@ -88,8 +88,7 @@ where
     P: Protocol<RequestCodec = Superstitious, ResponseCodec = Superstitious> + Sync,
     P::Correlation: trochus::codec::Matching,
 {
-    let server =
-        Server::bind(runtime, "127.0.0.1:0", protocol.clone(), |n: i32, reply| reply.send(n)).unwrap();
+    let server = Server::bind(runtime, anywhere(), protocol.clone(), |n: i32, reply| reply.send(n)).unwrap();
     let caller = notes::<P>();
     let (answered, refused) = (caller.answered.clone(), caller.refused.clone());
     let client = Client::builder(protocol).caller(caller).connect(runtime, server.local_addr()).unwrap();
@@ -108,7 +107,7 @@ where
 
 #[test]
 fn a_codec_that_panics_is_at_fault_with_one_request() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         a_panic_while_encoding_costs_one_request(runtime, Superstitious);
         a_panic_while_encoding_costs_one_request(runtime, Superstitious.by_id());
     });
@@ -116,8 +115,8 @@ fn a_codec_that_panics_is_at_fault_with_one_request() {
 
 #[test]
 fn a_caller_that_panics_ends_the_client_which_says_so() {
-    on_each_backend(|runtime| {
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(n)).unwrap();
+    on_each_ground(|runtime| {
+        let server = Server::bind(runtime, anywhere(), Int32, |n: i32, reply| reply.send(n)).unwrap();
         let policy = Reconnect::forever().first_delay(Duration::from_millis(1));
         let client = Client::builder(Int32)
             .options(ClientOptions::new().reconnect(policy))
@@ -135,7 +134,7 @@ fn a_caller_that_panics_ends_the_client_which_says_so() {
 
 #[test]
 fn limits_that_contradict_each_other_are_found_when_connecting() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (_listener, address) = listen();
         let protocol = LengthDelimited::new().max_frame_bytes(64 << 20);
         let error = Client::connect(runtime, &address, protocol).unwrap_err();

@@ -51,7 +51,7 @@ where
     let protocol = protocol(Hesitant(Arc::new(Mutex::new((entered, told)))));
     let executed = Arc::new(Mutex::new(Vec::new()));
     let theirs = executed.clone();
-    let server = Server::bind(runtime, "127.0.0.1:0", protocol.clone(), move |n: i32, reply| {
+    let server = Server::bind(runtime, anywhere(), protocol.clone(), move |n: i32, reply| {
         theirs.lock().unwrap().push(n);
         reply.send(n);
     });
@@ -71,7 +71,7 @@ where
 
 #[test]
 fn a_call_that_times_out_while_it_is_being_sent_may_have_been_executed() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let in_order = out_of_time(runtime, true, |codec| Pair::new(codec, Int32));
         let by_id = out_of_time(runtime, true, |codec| Pair::new(codec, Int32).by_id());
         for (error, executed) in [in_order, by_id] {
@@ -83,7 +83,7 @@ fn a_call_that_times_out_while_it_is_being_sent_may_have_been_executed() {
 
 #[test]
 fn one_that_cannot_be_encoded_and_is_given_up_takes_no_other_along() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let in_order = out_of_time(runtime, false, |codec| Pair::new(codec, Int32));
         let by_id = out_of_time(runtime, false, |codec| Pair::new(codec, Int32).by_id());
         for (error, executed) in [in_order, by_id] {

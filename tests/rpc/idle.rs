@@ -63,7 +63,7 @@ fn a_client_whose_server_does_not_read_sleeps() {
 fn a_client_with_as_many_calls_in_flight_as_allowed_sleeps() {
     on_quiet_reactors(|runtime| {
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
         let options = ClientOptions::new().calls_in_flight(1);
         let client = Client::connect_with(runtime, &options, server.local_addr(), Int32, drop).unwrap();
         let calls: Vec<_> = (0..3).map(|n| client.call(n)).collect();
@@ -84,7 +84,7 @@ fn a_client_with_as_many_calls_in_flight_as_allowed_sleeps() {
 #[test]
 fn requests_that_linger_let_the_reactor_sleep() {
     on_quiet_reactors(|runtime| {
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(n)).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, |n: i32, reply| reply.send(n)).unwrap();
         let options = ClientOptions::new().linger(HOUR);
         let client = Client::connect_with(runtime, &options, server.local_addr(), Int32, drop).unwrap();
         client.flush();
@@ -104,7 +104,7 @@ fn requests_that_linger_let_the_reactor_sleep() {
 #[test]
 fn a_flush_of_nothing_wakes_nobody_for_long() {
     on_quiet_reactors(|runtime| {
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(n)).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, |n: i32, reply| reply.send(n)).unwrap();
         let options = ClientOptions::new().linger(Duration::from_millis(1));
         let client = Client::connect_with(runtime, &options, server.local_addr(), Int32, drop).unwrap();
         for _ in 0..3 {

@@ -11,7 +11,7 @@ use trochus::rpc::{CallError, Client, ClientOptions, Server};
 
 #[test]
 fn nobody_to_connect_to_is_an_error() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         drop(listener);
         let error = Client::connect(runtime, &address, Int32).unwrap_err();
@@ -21,10 +21,10 @@ fn nobody_to_connect_to_is_an_error() {
 
 #[test]
 fn the_first_address_that_answers_counts() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (refusing, nobody) = listen();
         drop(refusing);
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(n)).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, |n: i32, reply| reply.send(n)).unwrap();
         let addresses = vec![nobody.clone(), server.local_addr().to_string(), nobody];
         let client = Client::connect(runtime, addresses, Int32).unwrap();
         assert_eq!(client.call(1).wait().unwrap(), 1);
@@ -33,7 +33,7 @@ fn the_first_address_that_answers_counts() {
 
 #[test]
 fn lost_before_anything_was_sent() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         for ends_with_reset in [true, false] {
             let (client, peer) = client_of_plain_server(runtime);
             if ends_with_reset {
@@ -55,7 +55,7 @@ fn lost_before_anything_was_sent() {
 
 #[test]
 fn lost_behind_some_responses() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         for ends_with_reset in [true, false] {
             let (client, mut peer) = client_of_plain_server(runtime);
             let calls: Vec<_> = (0..10).map(|n| client.call(n)).collect();
@@ -82,7 +82,7 @@ fn lost_behind_some_responses() {
 
 #[test]
 fn lost_with_calls_that_were_not_sent_yet() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let options = ClientOptions::new().calls_in_flight(2);
         let client = Client::connect_with(runtime, &options, address, Int32, drop).unwrap();
@@ -99,7 +99,7 @@ fn lost_with_calls_that_were_not_sent_yet() {
 
 #[test]
 fn lost_with_pushed_requests_in_flight() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (client, mut peer) = client_of_plain_server(runtime);
         client.push_all(0..10).unwrap();
         read_ints(&mut peer, 10);
@@ -114,7 +114,7 @@ fn lost_with_pushed_requests_in_flight() {
 
 #[test]
 fn what_was_never_sent_can_be_taken_back() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let stream = StreamOptions::new().send_buffer(16 << 10).output_limits(16 << 10, 1 << 20);
         // More than the connection takes at a time: it may yet take some when it is reset.
@@ -145,7 +145,7 @@ fn what_was_never_sent_can_be_taken_back() {
 
 #[test]
 fn a_response_to_no_request_ends_the_connection() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (client, mut peer) = client_of_plain_server(runtime);
         let call = client.call(1);
         read_ints(&mut peer, 1);
@@ -159,7 +159,7 @@ fn a_response_to_no_request_ends_the_connection() {
 
 #[test]
 fn a_response_that_cannot_be_decoded_ends_the_connection() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let protocol = LengthDelimited::new().max_frame_bytes(100);
         let client = Client::connect(runtime, address, protocol).unwrap();
@@ -176,7 +176,7 @@ fn a_response_that_cannot_be_decoded_ends_the_connection() {
 
 #[test]
 fn by_id_a_response_to_an_unknown_id_is_nobodys() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let client = Client::connect(runtime, address, Int32.by_id()).unwrap();
         let mut peer = accept(&listener);
@@ -190,7 +190,7 @@ fn by_id_a_response_to_an_unknown_id_is_nobodys() {
 
 #[test]
 fn without_correlation_a_reset_is_not_taken_for_success() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let client = Client::connect(runtime, address, Int32.uncorrelated()).unwrap();
         let mut peer = accept(&listener);
@@ -207,7 +207,7 @@ fn without_correlation_a_reset_is_not_taken_for_success() {
 
 #[test]
 fn closing_does_not_depend_on_the_server_closing() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let stream = StreamOptions::new().close_timeout(Duration::from_millis(20));
         let options = ClientOptions::new().stream(stream);
@@ -233,7 +233,7 @@ fn serve(listener: &TcpListener, answers: usize) {
 
 #[test]
 fn a_client_that_was_dropped_sends_what_was_accepted() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let client = Client::connect(runtime, address, Int32).unwrap();
         let mut producer = client.producer();

@@ -18,7 +18,7 @@ fn held_responses_count() {
             _ => reply.send(Bytes::from(vec![7; 100_000])),
         };
         let frames = Pair::new(Int32, LengthDelimited::new());
-        let server = Server::bind(runtime, "127.0.0.1:0", frames, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), frames, service).unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, 0..=ANSWERS as i32);
         let first = kept.recv_timeout(PATIENCE).unwrap();
@@ -33,7 +33,7 @@ fn held_responses_count() {
 #[test]
 fn kept_requests_count() {
     const CALLS: usize = 5;
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let options = ClientOptions::new().reconnect(Reconnect::new());
         let codec = LengthDelimited::new().by_id();

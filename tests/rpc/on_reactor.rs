@@ -19,9 +19,9 @@ fn on_reactor<T: Send + 'static>(runtime: &Runtime, action: impl FnOnce() -> T +
 
 #[test]
 fn every_call_that_waits_is_an_error_there_and_names_another() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
         let options = ClientOptions::new().reactor(0);
         let client = Client::connect_with(runtime, &options, server.local_addr(), Int32, drop).unwrap();
 
@@ -68,9 +68,9 @@ fn every_call_that_waits_is_an_error_there_and_names_another() {
 
 #[test]
 fn a_pool_does_not_wait_there_either() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
         let options = ClientOptions::new().reactor(0);
         let pool = Pool::builder(Int32).options(options.clone());
         let pool = pool.connect_lazy(runtime, [server.local_addr()]).unwrap();
@@ -99,8 +99,8 @@ fn a_pool_does_not_wait_there_either() {
 
 #[test]
 fn connecting_there_does_not_wait() {
-    on_each_backend(|runtime| {
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(n)).unwrap();
+    on_each_ground(|runtime| {
+        let server = Server::bind(runtime, anywhere(), Int32, |n: i32, reply| reply.send(n)).unwrap();
         let address = server.local_addr().clone();
         std::thread::scope(|scope| {
             let (tell, told) = mpsc::channel();
@@ -133,8 +133,8 @@ fn connecting_there_does_not_wait() {
 
 #[test]
 fn a_deadline_holds_while_the_reactor_does_something_else() {
-    on_each_backend(|runtime| {
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(n)).unwrap();
+    on_each_ground(|runtime| {
+        let server = Server::bind(runtime, anywhere(), Int32, |n: i32, reply| reply.send(n)).unwrap();
         let options = ClientOptions::new().reactor(0).call_timeout(Duration::from_millis(20)).lane(1);
         let client = Client::connect_with(runtime, &options, server.local_addr(), Int32, drop).unwrap();
         let free = hold(runtime, 0);
@@ -154,9 +154,9 @@ fn a_deadline_holds_while_the_reactor_does_something_else() {
 
 #[test]
 fn a_future_whose_deadline_has_passed_knows_it_when_it_is_polled() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (service, _kept) = keeper();
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
         let options = ClientOptions::new().reactor(0);
         let client = Client::connect_with(runtime, &options, server.local_addr(), Int32, drop).unwrap();
         let free = hold(runtime, 0);
@@ -170,16 +170,16 @@ fn a_future_whose_deadline_has_passed_knows_it_when_it_is_polled() {
 
 #[test]
 fn a_service_may_ask_another_server_on_its_own_reactor() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let one = Runtime::builder().backend(runtime.backend()).reactors(1).build().unwrap();
-        let server = Server::bind(&one, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(2 * n)).unwrap();
+        let server = Server::bind(&one, anywhere(), Int32, |n: i32, reply| reply.send(2 * n)).unwrap();
         let upstream = Client::connect(&one, server.local_addr(), Int32).unwrap();
         let service = move |n: i32, reply: Reply<i32>| {
             // This one would wait for ever: it is refused, and the other is used.
             assert!(upstream.call(n).wait().is_err());
             upstream.try_send(n, move |outcome| reply.send(outcome.unwrap())).unwrap();
         };
-        let front = Server::bind(&one, "127.0.0.1:0", Int32, service).unwrap();
+        let front = Server::bind(&one, anywhere(), Int32, service).unwrap();
         let client = Client::connect(runtime, front.local_addr(), Int32).unwrap();
         for n in 0..100 {
             assert_eq!(client.call(n).wait().unwrap(), 2 * n);

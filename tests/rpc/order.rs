@@ -18,7 +18,7 @@ where
         notes.lock().unwrap().push(n);
         reply.send(n);
     };
-    let server = Server::bind(runtime, "127.0.0.1:0", protocol.clone(), service).unwrap();
+    let server = Server::bind(runtime, anywhere(), protocol.clone(), service).unwrap();
     let client = Client::builder(protocol).options(options).connect(runtime, server.local_addr()).unwrap();
     (server, client, noted)
 }
@@ -27,7 +27,7 @@ type Noted = Arc<Mutex<Vec<i32>>>;
 
 #[test]
 fn calls_and_pushes_of_one_thread_go_out_in_its_order() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         for lane in [1, 64, 8192] {
             let options = ClientOptions::new().lane(lane).calls_in_flight(7);
             let (_server, client, noted) = noting(runtime, Int32, options);
@@ -52,7 +52,7 @@ fn calls_and_pushes_of_one_thread_go_out_in_its_order() {
 #[test]
 fn each_of_many_threads_keeps_its_order_though_there_is_no_room() {
     const EACH: i32 = 3000;
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let stream = StreamOptions::new().output_limits(4096, 1 << 20);
         let options = ClientOptions::new().lane(2).calls_in_flight(50).stream(stream);
         let (_server, client, noted) = noting(runtime, Int32.by_id(), options);
@@ -84,9 +84,9 @@ fn each_of_many_threads_keeps_its_order_though_there_is_no_room() {
 
 #[test]
 fn a_call_that_found_no_room_is_on_its_way_though_nobody_awaits_it() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
         let options = ClientOptions::new().lane(1).calls_in_flight(1);
         let client = Client::connect_with(runtime, &options, server.local_addr(), Int32, drop).unwrap();
         let calls: Vec<_> = (0..100).map(|n| client.call(n)).collect();
@@ -103,7 +103,7 @@ fn a_call_that_found_no_room_is_on_its_way_though_nobody_awaits_it() {
 
 #[test]
 fn many_callers_do_not_starve_a_producer() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let stream = StreamOptions::new().output_limits(1024, 1 << 20);
         let options = ClientOptions::new().stream(stream);
         let (_server, client, noted) = noting(runtime, Int32, options);
@@ -130,10 +130,10 @@ fn many_callers_do_not_starve_a_producer() {
 
 #[test]
 fn who_was_admitted_behind_a_full_lane_is_answered_though_the_client_closes() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let options = ClientOptions::new().lane(8).batch(8);
         let server =
-            Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply: Reply<i32>| reply.send(n)).unwrap();
+            Server::bind(runtime, anywhere(), Int32, |n: i32, reply: Reply<i32>| reply.send(n)).unwrap();
         for behind in 1..12 {
             let client = Client::connect_with(runtime, &options, server.local_addr(), Int32, drop).unwrap();
             assert_eq!(client.call(0).wait().unwrap(), 0);

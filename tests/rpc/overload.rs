@@ -15,7 +15,7 @@ use trochus::rpc::{Client, ClientOptions, Reply, Server, ServerOptions};
 #[test]
 fn a_slow_server_makes_producers_wait() {
     const REQUESTS: usize = 3_000_000;
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let stream = StreamOptions::new().send_buffer(64 << 10).output_limits(64 << 10, 1 << 20);
         let options = ClientOptions::new().lane(1024).stream(stream);
@@ -55,9 +55,9 @@ fn small_limits() -> StreamOptions {
 
 #[test]
 fn large_requests_do_not_exceed_the_limit_of_output() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let service = |frame: &[u8], reply: Reply<Bytes>| reply.send(Bytes::copy_from_slice(&frame[..4]));
-        let server = Server::bind(runtime, "127.0.0.1:0", LengthDelimited::new(), service).unwrap();
+        let server = Server::bind(runtime, anywhere(), LengthDelimited::new(), service).unwrap();
         let options = ClientOptions::new().stream(small_limits());
         let count = Arc::new(AtomicUsize::new(0));
         let counter = count.clone();
@@ -93,7 +93,7 @@ fn many_late_replies_at_once_do_not_exceed_the_limit_of_output() {
             move |frame: &[u8], reply: Reply<Bytes>| service(frame, reply)
         };
         let protocol = LengthDelimited::new();
-        let server = Server::bind_each(runtime, &options, "127.0.0.1:0", protocol, make).unwrap();
+        let server = Server::bind_each(runtime, &options, anywhere(), protocol, make).unwrap();
         let mut peer = dial(server.local_addr());
         for _ in 0..1000 {
             peer.write_all(b"\0\0\0\x01x").unwrap();
@@ -115,7 +115,7 @@ fn a_client_that_reads_late_gets_everything() {
     // Responses of the requests' size, so that the limit is met exactly, and far more than sockets hold.
     const BYTES: usize = 24 << 20;
     on_each_backend(|runtime| {
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(n)).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, |n: i32, reply| reply.send(n)).unwrap();
         let mut peer = dial(server.local_addr());
         let mut writing = peer.try_clone().unwrap();
         let (begin, begun) = mpsc::channel();
@@ -149,7 +149,7 @@ fn requests_in_progress_are_limited() {
                 move |n: i32, reply: Reply<i32>| service(n, reply)
             };
             let options = ServerOptions::new().requests_in_progress(limit);
-            let server = Server::bind_each(runtime, &options, "127.0.0.1:0", Int32, make).unwrap();
+            let server = Server::bind_each(runtime, &options, anywhere(), Int32, make).unwrap();
             let mut peer = dial(server.local_addr());
             write_ints(&mut peer, 0..100);
             end_output(&peer);
@@ -173,8 +173,8 @@ fn requests_in_progress_are_limited() {
 
 #[test]
 fn many_clients_share_a_server() {
-    on_each_backend(|runtime| {
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(n + 1)).unwrap();
+    on_each_ground(|runtime| {
+        let server = Server::bind(runtime, anywhere(), Int32, |n: i32, reply| reply.send(n + 1)).unwrap();
         let clients: Vec<_> =
             (0..50).map(|_| Client::connect(runtime, server.local_addr(), Int32).unwrap()).collect();
         eventually("all are accepted", || server.connections() == 50);
@@ -192,7 +192,7 @@ fn many_clients_share_a_server() {
 
 #[test]
 fn lanes_that_weigh_their_requests_hold_so_many_bytes() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let options = ClientOptions::new().lane_bytes(100_000);
         let client = Client::builder(LengthDelimited::new())

@@ -11,8 +11,6 @@ use trochus::rpc::{
     CallError, Client, ClientOptions, Parts, PushRefused, Reconnect, Reply, ResponseParts, Server,
 };
 
-const ANY: &str = "127.0.0.1:0";
-
 fn is_last(n: &i32) -> bool {
     *n < 0
 }
@@ -45,7 +43,7 @@ fn they_come_in_their_order_among_other_calls() {
     where
         P: Protocol<RequestCodec = Int32, ResponseCodec = Int32, Correlation: Matching> + Sync,
     {
-        let server = Server::bind(runtime, ANY, protocol.clone(), counts_down).unwrap();
+        let server = Server::bind(runtime, anywhere(), protocol.clone(), counts_down).unwrap();
         let client = Client::connect(runtime, server.local_addr(), protocol).unwrap();
         thread::scope(|scope| {
             for thread in 0..4 {
@@ -73,7 +71,7 @@ fn they_come_in_their_order_among_other_calls() {
         });
         client.close().unwrap();
     }
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         check(runtime, Int32);
         check(runtime, Int32.by_id());
     });
@@ -96,7 +94,7 @@ fn those_that_nobody_wants_do_not_come_to_others() {
             0 => keep.lock().unwrap().send(reply.in_parts()).unwrap(),
             n => reply.send(n),
         };
-        let server = Server::bind(runtime, ANY, protocol.clone(), service).unwrap();
+        let server = Server::bind(runtime, anywhere(), protocol.clone(), service).unwrap();
         let client = Client::connect(runtime, server.local_addr(), protocol).unwrap();
         let dropped = client.call_in_parts(0, is_last);
         let mut begun = client.call_in_parts(0, is_last);
@@ -124,7 +122,7 @@ fn those_that_nobody_wants_do_not_come_to_others() {
         assert_eq!(others.map(|call| call.wait().unwrap()), [1, 2]);
         client.close().unwrap();
     }
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         check(runtime, Int32);
         check(runtime, Int32.by_id());
     });
@@ -132,7 +130,7 @@ fn those_that_nobody_wants_do_not_come_to_others() {
 
 #[test]
 fn what_was_begun_is_not_made_again() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let policy = Reconnect::new().first_delay(Duration::from_millis(1));
         let options = ClientOptions::new().reconnect(policy).peer_drains_cleanly(true);
@@ -158,7 +156,7 @@ fn what_was_begun_is_not_made_again() {
 
 #[test]
 fn what_was_begun_makes_room_for_others_to_be_made_again() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let policy = Reconnect::new().first_delay(Duration::from_millis(1));
         // Of one request at a time.
@@ -181,7 +179,7 @@ fn what_was_begun_makes_room_for_others_to_be_made_again() {
 
 #[test]
 fn they_are_waited_for_when_the_client_closes() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (client, mut peer) = client_of_plain_server(runtime);
         let parts = client.call_in_parts(1, is_last);
         read_ints(&mut peer, 1);
@@ -212,8 +210,12 @@ where
         b"parts" => keep.lock().unwrap().send(reply.in_parts()).unwrap(),
         other => reply.send(Bytes::copy_from_slice(other)),
     };
-    let server =
-        Server::builder().held_limits(64 << 10, 64 << 20).bind(runtime, ANY, protocol.clone(), service);
+    let server = Server::builder().held_limits(64 << 10, 64 << 20).bind(
+        runtime,
+        anywhere(),
+        protocol.clone(),
+        service,
+    );
     let server = server.unwrap();
     let options = ClientOptions::new().parts_bytes(50_000);
     let client =
@@ -240,7 +242,7 @@ fn fill(parts: &Parts<Bytes>) -> usize {
 
 #[test]
 fn the_server_waits_for_whoever_is_slow() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (_server, client, mut parts, its) = slow_reader(runtime, frames().by_id());
         let pushed = fill(&its);
         // Everything that was accepted arrives, and then there is room again.
@@ -260,7 +262,7 @@ fn the_server_waits_for_whoever_is_slow() {
 
 #[test]
 fn who_is_slow_and_goes_away_holds_nobody_up() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         // By id, what still comes is nobody's.
         let (_server, client, parts, its) = slow_reader(runtime, frames().by_id());
         fill(&its);
@@ -283,7 +285,7 @@ fn who_is_slow_and_goes_away_holds_nobody_up() {
 
 #[test]
 fn a_deadline_comes_behind_what_is_there() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (client, mut peer) = client_of_plain_server(runtime);
         let mut parts = client.call_in_parts(1, is_last);
         read_ints(&mut peer, 1);
@@ -307,7 +309,7 @@ fn a_deadline_comes_behind_what_is_there() {
 
 #[test]
 fn on_a_reactors_thread_nobody_waits() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let options = ClientOptions::new().parts_bytes(0);
         let client = Client::connect_with(runtime, &options, address, Int32, drop).unwrap();
@@ -334,7 +336,7 @@ fn on_a_reactors_thread_nobody_waits() {
 
 #[test]
 fn a_function_that_panics_ends_the_client() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (client, mut peer) = client_of_plain_server(runtime);
         let mut parts = client.call_in_parts(1, |_| panic!("as a test"));
         let other = client.call(2);
@@ -351,7 +353,7 @@ fn a_function_that_panics_ends_the_client() {
 /// However fast the one who takes them is.
 #[test]
 fn taking_against_coming_stops_nobody() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let options = ClientOptions::new().parts_bytes(0);
         let client = Client::connect_with(runtime, &options, address, Int32, drop).unwrap();
@@ -375,7 +377,7 @@ fn taking_against_coming_stops_nobody() {
 
 #[test]
 fn a_call_that_is_over_holds_nobody_up() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         // Its time is over, and what came can still be taken.
         let (_server, client, parts, its) = slow_reader(runtime, frames().by_id());
         fill(&its);
@@ -416,13 +418,13 @@ fn a_call_that_is_over_holds_nobody_up() {
 
 #[test]
 fn by_id_a_server_may_refuse_to_go_on() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let service = |n: i32, reply: Reply<i32>| {
             let parts = reply.in_parts();
             parts.push(n).unwrap();
             parts.push(n).unwrap();
         };
-        let server = Server::bind(runtime, ANY, Int32.by_id(), service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32.by_id(), service).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32.by_id()).unwrap();
         let mut parts = client.call_in_parts(6, is_last);
         assert_eq!(parts.wait_next().unwrap().unwrap(), 6);
@@ -435,9 +437,9 @@ fn by_id_a_server_may_refuse_to_go_on() {
 
 #[test]
 fn by_id_those_that_are_given_up_make_room_for_others() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, ANY, Int32.by_id(), service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32.by_id(), service).unwrap();
         let options = ClientOptions::new().calls_in_flight(1);
         let client =
             Client::connect_with(runtime, &options, server.local_addr(), Int32.by_id(), drop).unwrap();
@@ -455,8 +457,8 @@ fn by_id_those_that_are_given_up_make_room_for_others() {
 
 #[test]
 fn pushes_among_them_have_responses_of_their_own() {
-    on_each_backend(|runtime| {
-        let server = Server::bind(runtime, ANY, Int32, counts_down).unwrap();
+    on_each_ground(|runtime| {
+        let server = Server::bind(runtime, anywhere(), Int32, counts_down).unwrap();
         let (say, said) = mpsc::channel();
         let callback = move |n| say.send(n).unwrap();
         let options = ClientOptions::new();
@@ -478,7 +480,7 @@ fn pushes_among_them_have_responses_of_their_own() {
 
 #[test]
 fn of_a_client_that_is_closed_none_comes() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (client, _peer) = client_of_plain_server(runtime);
         client.close().unwrap();
         let mut parts = client.call_in_parts(1, is_last).timeout(Duration::MAX);
@@ -489,7 +491,7 @@ fn of_a_client_that_is_closed_none_comes() {
 
 #[test]
 fn a_client_that_closes_says_what_was_begun_and_lost() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let options = ClientOptions::new().peer_drains_cleanly(true);
         let client = Client::connect_with(runtime, &options, address, Int32, drop).unwrap();
@@ -518,8 +520,8 @@ fn they_are_a_stream() {
         }));
         items
     }
-    on_each_backend(|runtime| {
-        let server = Server::bind(runtime, ANY, Int32, counts_down).unwrap();
+    on_each_ground(|runtime| {
+        let server = Server::bind(runtime, anywhere(), Int32, counts_down).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32).unwrap();
         let seen = collect(client.call_in_parts(6, is_last));
         assert_eq!(seen.into_iter().map(Result::unwrap).collect::<Vec<_>>(), countdown(6));

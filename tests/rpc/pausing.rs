@@ -30,8 +30,8 @@ impl Caller<Int32> for TakesSome {
 
 #[test]
 fn a_caller_has_the_very_next_response_wait() {
-    on_each_backend(|runtime| {
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(n)).unwrap();
+    on_each_ground(|runtime| {
+        let server = Server::bind(runtime, anywhere(), Int32, |n: i32, reply| reply.send(n)).unwrap();
         let (full, is_full) = mpsc::channel();
         let caller = TakesSome { count: Arc::default(), at_a_time: 100, full };
         let count = caller.count.clone();
@@ -66,8 +66,8 @@ impl Caller<Int32> for Wavers {
 
 #[test]
 fn who_wants_responses_again_before_they_wait_gets_them() {
-    on_each_backend(|runtime| {
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(n)).unwrap();
+    on_each_ground(|runtime| {
+        let server = Server::bind(runtime, anywhere(), Int32, |n: i32, reply| reply.send(n)).unwrap();
         let wavers = Wavers { count: Arc::default(), client: Arc::default() };
         let (count, own) = (wavers.count.clone(), wavers.client.clone());
         let client = Client::builder(Int32).caller(wavers).connect(runtime, server.local_addr()).unwrap();
@@ -80,7 +80,7 @@ fn who_wants_responses_again_before_they_wait_gets_them() {
 
 #[test]
 fn a_paused_client_holds_its_server_back() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         // Small buffers: what is received in one turn behind a pause counts against the server's limit of input.
         let builder = Runtime::builder().backend(runtime.backend()).reactors(2).pool(16, 64 << 10);
         let runtime = &builder.build().unwrap();
@@ -91,7 +91,7 @@ fn a_paused_client_holds_its_server_back() {
             reply.send(bytes::Bytes::copy_from_slice(n));
         };
         let protocol = trochus::codec::LengthDelimited::new();
-        let server = Server::bind(runtime, "127.0.0.1:0", protocol, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), protocol, service).unwrap();
         let answered = Arc::new(AtomicUsize::new(0));
         let count = answered.clone();
         let client = Client::builder(protocol)

@@ -12,7 +12,7 @@ where
     P: Protocol<RequestCodec = Int32, ResponseCodec = Int32> + Sync,
 {
     let (service, kept) = keeper();
-    let server = Server::bind(runtime, "127.0.0.1:0", protocol, service).unwrap();
+    let server = Server::bind(runtime, anywhere(), protocol, service).unwrap();
     let mut peer = dial(server.local_addr());
     write_ints(&mut peer, wire.iter().copied());
     end_output(&peer);
@@ -36,7 +36,7 @@ fn responses_still_come_when_a_client_has_ended_its_output() {
 #[test]
 fn a_half_frame_at_the_end_is_dropped() {
     on_each_backend(|runtime| {
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(n)).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, |n: i32, reply| reply.send(n)).unwrap();
         let mut peer = dial(server.local_addr());
         peer.write_all(&[0, 0, 0, 1, 0, 0]).unwrap();
         end_output(&peer);
@@ -59,7 +59,7 @@ fn a_bad_frame_closes_its_connection_behind_the_good_ones() {
             }
         };
         let protocol = LengthDelimited::new().max_frame_bytes(100);
-        let server = Server::bind(runtime, "127.0.0.1:0", protocol, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), protocol, service).unwrap();
         let client = Client::connect(runtime, server.local_addr(), protocol).unwrap();
         let good = b"\0\0\0\x05first\0\0\0\x04late\0\0\0\x05third";
         for cut in [1, 10, good.len()] {
@@ -89,7 +89,7 @@ fn a_response_that_cannot_be_encoded_closes_behind_the_others() {
             }
         };
         let protocol = LengthDelimited::new().max_frame_bytes(10);
-        let server = Server::bind(runtime, "127.0.0.1:0", protocol, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), protocol, service).unwrap();
         for too_long in [&b"\0\0\0\x01\x20"[..], b"\0\0\0\x02\x20 "] {
             let mut peer = dial(server.local_addr());
             peer.write_all(&[b"\0\0\0\x01\x02\0\0\0\x02\x03 ", too_long, b"\0\0\0\x01\x01"].concat())
@@ -102,7 +102,7 @@ fn a_response_that_cannot_be_encoded_closes_behind_the_others() {
 #[test]
 fn requests_may_come_byte_by_byte() {
     on_each_backend(|runtime| {
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(n)).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, |n: i32, reply| reply.send(n)).unwrap();
         let mut peer = dial(server.local_addr());
         for n in 0..50_i32 {
             for byte in n.to_be_bytes() {

@@ -16,7 +16,6 @@ use trochus::rpc::{
     CallError, ClientOptions, ClientState, Pick, Pool, PoolBuilder, Reconnect, Reply, Server,
 };
 
-const ANY: &str = "127.0.0.1:0";
 const SOON: Duration = Duration::from_millis(1);
 
 /// How often each number was asked for, at which of the servers.
@@ -62,10 +61,10 @@ fn shares(asked: &Asked, first: i32) -> [usize; 3] {
 
 #[test]
 fn those_that_are_connected_are_asked_in_turn() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let asked = Asked::default();
         let mut servers: Vec<_> =
-            (0..3).map(|index| Some(serve(runtime, Int32, ANY, index, &asked))).collect();
+            (0..3).map(|index| Some(serve(runtime, Int32, anywhere(), index, &asked))).collect();
         let addresses: Vec<_> = servers.iter().flatten().map(address).collect();
         let pool = builder(Int32).connect_lazy(runtime, &addresses).unwrap();
         eventually("all are connected", || connected(&pool) == 3);
@@ -94,9 +93,9 @@ fn those_that_are_connected_are_asked_in_turn() {
 
 #[test]
 fn what_one_server_did_not_get_another_one_does() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let asked = Asked::default();
-        let server = serve(runtime, Int32, ANY, 1, &asked);
+        let server = serve(runtime, Int32, anywhere(), 1, &asked);
         let (listener, silent) = listen();
         let policy = Reconnect::forever().first_delay(HOUR).longest_delay(HOUR);
         let options = ClientOptions::new().calls_in_flight(1).reconnect(policy);
@@ -127,7 +126,7 @@ where
 {
     let asked = Asked::default();
     let mut servers: Vec<_> =
-        (0..3).map(|index| Some(serve(runtime, protocol.clone(), ANY, index, &asked))).collect();
+        (0..3).map(|index| Some(serve(runtime, protocol.clone(), anywhere(), index, &asked))).collect();
     let addresses: Vec<_> = servers.iter().flatten().map(address).collect();
     let pool = builder(protocol.clone()).connect_lazy(runtime, &addresses).unwrap();
     eventually("all are connected", || connected(&pool) == 3);
@@ -174,7 +173,7 @@ where
 
 #[test]
 fn a_server_that_is_killed_costs_only_what_it_had() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (failed, asked) = over_restarts(runtime, Int32, Duration::ZERO);
         // Four times, at most one call of each caller.
         assert!(failed.len() <= 4 * 50, "{}", failed.len());
@@ -185,7 +184,7 @@ fn a_server_that_is_killed_costs_only_what_it_had() {
 
 #[test]
 fn servers_that_stop_in_good_order_cost_nothing() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (failed, asked) = over_restarts(runtime, Int32.by_id(), PATIENCE);
         assert!(failed.is_empty(), "{failed:?}");
         assert!(asked.lock().unwrap().values().all(|at| at.len() == 1));
@@ -194,7 +193,7 @@ fn servers_that_stop_in_good_order_cost_nothing() {
 
 #[test]
 fn as_long_as_nobody_is_there_calls_wait() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let nobody: Vec<_> = (0..2).map(|_| listen()).map(|(_closed, address)| address).collect();
         let pool = builder(Int32).connect_lazy(runtime, &nobody).unwrap();
         let timed_out = pool.call(1).timeout(Duration::from_millis(20));
@@ -233,7 +232,7 @@ fn as_long_as_nobody_is_there_calls_wait() {
 
 #[test]
 fn who_was_told_to_give_up_says_so() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let nobody: Vec<_> = (0..2).map(|_| listen()).map(|(_closed, address)| address).collect();
         let policy = Reconnect::new().first_delay(SOON).attempts(2);
         let pool = Pool::builder(Int32).reconnect(policy).connect_lazy(runtime, &nobody).unwrap();
@@ -265,9 +264,9 @@ fn hostile(way: impl Fn(std::net::TcpStream) + Send + 'static) -> (String, Arc<A
 
 #[test]
 fn a_hostile_server_costs_no_more_than_what_it_was_given() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let asked = Asked::default();
-        let servers: Vec<_> = (0..2).map(|index| serve(runtime, Int32, ANY, index, &asked)).collect();
+        let servers: Vec<_> = (0..2).map(|index| serve(runtime, Int32, anywhere(), index, &asked)).collect();
         for kind in ["resets", "ends", "talks", "is silent"] {
             let kept = Mutex::new(Vec::new());
             let (bad, accepted) = hostile(move |mut stream| match kind {

@@ -14,10 +14,10 @@ use trochus::rpc::{CallError, Client, ClientOptions, Reconnect, Reply, Server};
 
 #[test]
 fn frames_are_seen_in_place() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         // Borrowed from what was received, on both sides.
         let service = |frame: &[u8], reply: Reply<Bytes>| reply.send(frame.iter().rev().copied().collect());
-        let server = Server::bind(runtime, "127.0.0.1:0", LengthDelimited::new(), service).unwrap();
+        let server = Server::bind(runtime, anywhere(), LengthDelimited::new(), service).unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let lengths = seen.clone();
         let callback = move |frame: &[u8]| {
@@ -67,11 +67,11 @@ impl FixedSize for Order {
 
 #[test]
 fn records_are_answered() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let protocol = Pair::new(Records::<Order>::new(), Int32).by_id();
         let service =
             |order: Order, reply: Reply<i32>| reply.send(i32::from(order.item) + order.price as i32);
-        let server = Server::bind(runtime, "127.0.0.1:0", protocol, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), protocol, service).unwrap();
         let sum = Arc::new(Mutex::new(0));
         let total = sum.clone();
         let options = ClientOptions::new();
@@ -89,7 +89,7 @@ fn records_are_answered() {
 
 #[test]
 fn lines_are_answered_over_a_unix_socket() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let folder = tempfile::tempdir().unwrap();
         let path = format!("unix:{}", folder.path().join("socket").display());
         let service = |line: &str, reply: Reply<String>| reply.send(line.to_uppercase());
@@ -121,7 +121,7 @@ fn json_lines_are_answered() {
         let service = |question: Question, reply: Reply<Answer>| {
             reply.send(Answer { words: question.text.split_whitespace().count() });
         };
-        let server = Server::bind(runtime, "127.0.0.1:0", protocol.clone(), service).unwrap();
+        let server = Server::bind(runtime, anywhere(), protocol.clone(), service).unwrap();
         let client = Client::connect(runtime, server.local_addr(), protocol).unwrap();
         let call = client.call(Question { text: "how many words are these".to_owned() });
         assert_eq!(call.wait().unwrap(), Answer { words: 5 });
@@ -174,7 +174,7 @@ impl Encode<Vec<u8>> for OpenEnded {
 
 #[test]
 fn the_last_response_may_end_with_the_stream() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let connect = || Client::connect(runtime, address.as_str(), OpenEnded).unwrap();
         // Of a call, which comes as a whole, however large.
@@ -228,7 +228,7 @@ fn the_last_response_may_end_with_the_stream() {
 
 #[test]
 fn without_correlation_a_response_that_was_cut_off_is_no_success() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         for (end, ends_well) in [(&[1, 7][..], true), (&[255, 7], true), (&[3, 7], false)] {
             let protocol = OpenEnded.uncorrelated();
@@ -277,7 +277,7 @@ impl Encode<Vec<u8>> for UntilTheEnd {
 
 #[test]
 fn an_end_that_nobody_waits_for_proves_nothing() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let policy = Reconnect::new().attempts(3).first_delay(Duration::from_millis(1));
         let options = ClientOptions::new().reconnect(policy);

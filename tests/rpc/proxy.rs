@@ -19,7 +19,7 @@ where
     P::Correlation: Matching,
 {
     let runtime = one_reactor(backend);
-    let server = Server::bind(&runtime, "127.0.0.1:0", protocol.clone(), |n: i32, reply: Reply<i32>| {
+    let server = Server::bind(&runtime, anywhere(), protocol.clone(), |n: i32, reply: Reply<i32>| {
         reply.send(n + 1);
     })
     .unwrap();
@@ -27,7 +27,7 @@ where
     let upstream = Client::builder(protocol.clone()).options(options);
     let upstream = upstream.connect(&runtime, server.local_addr()).unwrap();
     let options = ServerOptions::new().requests_in_progress(1000);
-    let proxy = Server::bind_each(&runtime, &options, "127.0.0.1:0", protocol.clone(), move |_peer| {
+    let proxy = Server::bind_each(&runtime, &options, anywhere(), protocol.clone(), move |_peer| {
         Forward::new(upstream.clone())
     })
     .unwrap();
@@ -65,14 +65,14 @@ fn a_proxy_holds_back_whom_its_server_holds_back() {
         watched(&backend.to_string(), move || {
             let runtime = one_reactor(backend);
             let (service, kept) = keeper();
-            let server = Server::bind(&runtime, "127.0.0.1:0", Int32, service).unwrap();
+            let server = Server::bind(&runtime, anywhere(), Int32, service).unwrap();
             let options = ClientOptions::new().lane(64).calls_in_flight(100);
             let upstream = Client::builder(Int32).options(options);
             let upstream = upstream.connect(&runtime, server.local_addr()).unwrap();
             let options = ServerOptions::new().requests_in_progress(IN_PROGRESS);
             let taken = Arc::new(AtomicUsize::new(0));
             let counter = taken.clone();
-            let proxy = Server::bind_each(&runtime, &options, "127.0.0.1:0", Int32, move |_peer| {
+            let proxy = Server::bind_each(&runtime, &options, anywhere(), Int32, move |_peer| {
                 let (forward, counter) = (Forward::new(upstream.clone()), counter.clone());
                 Counted { forward, counter }
             })

@@ -35,12 +35,12 @@ where
     let (give, given) = mpsc::channel();
     let give = Mutex::new(give);
     let make = move |_: &Address| Gives(give.lock().unwrap().clone());
-    (ServerOptions::new().bind_each(runtime, "127.0.0.1:0", protocol, make).unwrap(), given)
+    (ServerOptions::new().bind_each(runtime, anywhere(), protocol, make).unwrap(), given)
 }
 
 #[test]
 fn by_id_pushes_come_in_their_order_and_are_nobodys_response() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (server, given) = bind(runtime, Int32.by_id());
         let (tell, told) = mpsc::channel();
         let responses = Arc::new(Mutex::new(Vec::new()));
@@ -88,7 +88,7 @@ fn by_id_pushes_come_in_their_order_and_are_nobodys_response() {
 
 #[test]
 fn who_does_not_listen_is_not_disturbed() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (server, given) = bind(runtime, Int32.by_id());
         let client = Client::connect(runtime, server.local_addr(), Int32.by_id()).unwrap();
         let connection = given.recv_timeout(PATIENCE).unwrap();
@@ -116,7 +116,7 @@ impl<P: Protocol<RequestCodec = Int32, ResponseCodec = Int32>> Caller<P> for Ask
 
 #[test]
 fn a_caller_may_answer_a_push_with_a_request() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (server, _given) = bind(runtime, Int32.by_id());
         let (tell, told) = mpsc::channel();
         let client = Client::builder(Int32.by_id()).caller(Asks(tell));

@@ -28,7 +28,7 @@ fn connect(runtime: &Runtime, attempts: u32) -> (Client<Int32>, TcpListener, Tcp
 
 #[test]
 fn calls_in_flight_fail_and_queued_ones_are_sent() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (client, listener, mut peer) = connect(runtime, 1000);
         let mut calls: Vec<_> = (0..6).map(|n| client.call(n)).collect();
         assert_eq!(read_ints(&mut peer, 2), [0, 1]);
@@ -50,10 +50,10 @@ fn calls_in_flight_fail_and_queued_ones_are_sent() {
 
 #[test]
 fn a_restarted_server_is_found_again() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let first = trochus::Runtime::builder().backend(runtime.backend()).reactors(1).build().unwrap();
         let (service, kept) = keeper();
-        let server = Server::bind(&first, "127.0.0.1:0", Int32, service).unwrap();
+        let server = Server::bind(&first, anywhere(), Int32, service).unwrap();
         let address = server.local_addr().clone();
         let client = Client::connect_with(runtime, &options(1000), &address, Int32, drop).unwrap();
         let in_flight = client.call(1);
@@ -72,7 +72,7 @@ fn a_restarted_server_is_found_again() {
 
 #[test]
 fn pushed_requests_that_a_lost_connection_had_are_not_forgotten() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (client, listener, mut peer) = connect(runtime, 1000);
         client.push_all(0..5).unwrap();
         read_ints(&mut peer, 5);
@@ -89,7 +89,7 @@ fn pushed_requests_that_a_lost_connection_had_are_not_forgotten() {
 
 #[test]
 fn it_gives_up_after_its_attempts() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (client, listener, mut peer) = connect(runtime, 3);
         let mut calls: Vec<_> = (0..4).map(|n| client.call(n)).collect();
         read_ints(&mut peer, 2);
@@ -110,7 +110,7 @@ fn it_gives_up_after_its_attempts() {
 
 #[test]
 fn closing_while_there_is_no_connection_ends_with_the_last_attempt() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (client, listener, peer) = connect(runtime, 5);
         drop(listener);
         reset(peer);
@@ -142,7 +142,7 @@ impl Caller<Int32> for Greets {
 
 #[test]
 fn a_caller_is_told_of_each_connection_and_of_one_end() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (opened, ends) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
         let (listener, address) = listen();
         let caller = Greets { opened: opened.clone(), ends: ends.clone() };
@@ -170,7 +170,7 @@ fn persistent(attempts: u32) -> ClientOptions {
 
 #[test]
 fn a_connection_that_worked_resets_the_attempts() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let client = Client::connect_with(runtime, &persistent(2), address, Int32, drop).unwrap();
         for n in 0..6 {
@@ -186,7 +186,7 @@ fn a_connection_that_worked_resets_the_attempts() {
 
 #[test]
 fn a_server_that_accepts_and_closes_does_not() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let policy = Reconnect::new().first_delay(Duration::from_millis(1)).attempts(5);
         let options = ClientOptions::new().reconnect(policy.longest_delay(HOUR));
@@ -212,7 +212,7 @@ fn a_server_that_accepts_and_closes_does_not() {
 
 #[test]
 fn the_addresses_come_in_turn() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (first, first_address) = listen();
         let (second, second_address) = listen();
         let addresses = vec![first_address, second_address];
@@ -238,7 +238,7 @@ fn the_addresses_come_in_turn() {
 
 #[test]
 fn a_name_that_moved_is_found_where_it_is_now() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (first, first_address) = listen();
         let (second, second_address) = listen();
         let current = Arc::new(Mutex::new(first_address));
@@ -267,7 +267,7 @@ fn a_name_that_moved_is_found_where_it_is_now() {
 
 #[test]
 fn a_client_without_a_connection_ends_when_it_is_closed() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let policy = Reconnect::forever().first_delay(HOUR).longest_delay(HOUR);
         for closes in [true, false] {
             let (listener, address) = listen();
@@ -318,7 +318,7 @@ fn a_client_without_a_connection_ends_when_it_is_closed() {
 
 #[test]
 fn what_was_accepted_is_sent_by_a_client_that_was_closed_without_a_connection() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let policy = Reconnect::forever().first_delay(Duration::from_millis(20));
         let options = ClientOptions::new().reconnect(policy);
@@ -338,7 +338,7 @@ fn what_was_accepted_is_sent_by_a_client_that_was_closed_without_a_connection() 
 
 #[test]
 fn a_lazy_client_is_used_before_it_is_connected() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         drop(listener);
         let client = Client::builder(Int32)
@@ -370,7 +370,7 @@ fn a_lazy_client_is_used_before_it_is_connected() {
 
 #[test]
 fn a_first_connection_that_fails_is_told_as_what_it_is() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         drop(listener);
         let told = Arc::new(Mutex::new(Vec::new()));
@@ -387,7 +387,7 @@ fn a_first_connection_that_fails_is_told_as_what_it_is() {
 
 #[test]
 fn requests_that_linger_are_not_forgotten_over_a_reconnect() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let options = persistent(1000).linger(Duration::from_millis(100));
         let client = Client::connect_with(runtime, &options, address, Int32, drop).unwrap();
@@ -405,7 +405,7 @@ fn requests_that_linger_are_not_forgotten_over_a_reconnect() {
 
 #[test]
 fn the_first_of_several_losses_is_the_one_that_is_told() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let client = Client::connect_with(runtime, &persistent(1000), address, Int32, drop).unwrap();
         let mut peer = accept(&listener);

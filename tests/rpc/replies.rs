@@ -14,8 +14,6 @@ use trochus::rpc::{Client, Missing, Reply, Server, ServerOptions, Service};
 trait Ints: Protocol<RequestCodec = Int32, ResponseCodec = Int32> + Sync {}
 impl<P: Protocol<RequestCodec = Int32, ResponseCodec = Int32> + Sync> Ints for P {}
 
-const ANY: &str = "127.0.0.1:0";
-
 fn calls_find_their_responses<P: Ints>(
     runtime: &Runtime,
     protocol: P,
@@ -23,7 +21,7 @@ fn calls_find_their_responses<P: Ints>(
 ) where
     P::Correlation: Matching,
 {
-    let server = Server::bind(runtime, ANY, protocol.clone(), service).unwrap();
+    let server = Server::bind(runtime, anywhere(), protocol.clone(), service).unwrap();
     let client = Client::connect(runtime, server.local_addr(), protocol).unwrap();
     let calls: Vec<_> = (0..300).map(|n| client.call(n)).collect();
     for (n, call) in (0..).zip(calls) {
@@ -34,7 +32,7 @@ fn calls_find_their_responses<P: Ints>(
 
 #[test]
 fn replies_at_once() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         calls_find_their_responses(runtime, Int32, |n, reply| reply.send(n + 1));
         calls_find_their_responses(runtime, Int32.by_id(), |n, reply| reply.send(n + 1));
     });
@@ -45,7 +43,7 @@ fn replies_from_other_threads() {
     fn elsewhere(n: i32, reply: Reply<i32>) {
         thread::spawn(move || reply.send(n + 1));
     }
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         calls_find_their_responses(runtime, Int32, elsewhere);
         calls_find_their_responses(runtime, Int32.by_id(), elsewhere);
     });
@@ -60,7 +58,7 @@ fn replies_at_once_and_late_ones_mix() {
             reply.send(n + 1);
         }
     }
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         calls_find_their_responses(runtime, Int32, mixed);
         calls_find_their_responses(runtime, Int32.by_id(), mixed);
     });
@@ -102,7 +100,8 @@ fn replies_during_the_call_of_another_request() {
         P::Correlation: Matching,
     {
         let make = |_: &Address| OneBehind { kept: None };
-        let server = Server::bind_each(runtime, &ServerOptions::new(), ANY, protocol.clone(), make).unwrap();
+        let server =
+            Server::bind_each(runtime, &ServerOptions::new(), anywhere(), protocol.clone(), make).unwrap();
         let client = Client::connect(runtime, server.local_addr(), protocol).unwrap();
         // Behind a number divisible by three, none is kept.
         let calls: Vec<_> = (0..=3000).map(|n| client.call(n)).collect();
@@ -110,7 +109,7 @@ fn replies_during_the_call_of_another_request() {
             assert_eq!(call.wait().unwrap(), n + 1);
         }
     }
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         check(runtime, Int32);
         check(runtime, Int32.by_id());
     });
@@ -119,7 +118,7 @@ fn replies_during_the_call_of_another_request() {
 /// Three requests, answered last first: the responses as they come in.
 fn answered_backwards<P: Ints>(runtime: &Runtime, protocol: P, with_id: bool) -> Vec<i32> {
     let (service, kept) = keeper();
-    let server = Server::bind(runtime, ANY, protocol, service).unwrap();
+    let server = Server::bind(runtime, anywhere(), protocol, service).unwrap();
     let mut peer = dial(server.local_addr());
     let wire = if with_id { vec![0, 9, 0, 0, 8, 1, 0, 7, 2] } else { vec![0, 1, 2] };
     write_ints(&mut peer, wire);
@@ -141,9 +140,9 @@ fn correlation_decides_about_the_order() {
 
 #[test]
 fn by_id_a_response_waits_for_no_other() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, ANY, Int32.by_id(), service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32.by_id(), service).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32.by_id()).unwrap();
         let (first, second) = (client.call(1), client.call(2));
         let (one, two) = (next(&kept), next(&kept));
@@ -162,13 +161,13 @@ fn a_dropped_reply_closes_behind_the_ones_before() {
                 reply.send(n);
             }
         };
-        let server = Server::bind(runtime, ANY, Int32, drops_negative).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, drops_negative).unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, [1, 2, -1, 3]);
         assert_eq!(ints(&rest_until_reset(&mut peer)), [1, 2]);
         // The ones before may come late.
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, ANY, Int32, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, [1, 2, 3, 4]);
         let [one, two, three, four] = std::array::from_fn(|_| next(&kept));
@@ -184,7 +183,7 @@ fn a_dropped_reply_closes_behind_the_ones_before() {
 fn by_id_a_dropped_reply_leaves_the_others_theirs() {
     on_each_backend(|runtime| {
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, ANY, Int32.by_id(), service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32.by_id(), service).unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, [0, 1, 10, 0, 2, 20, 0, 3, 30]);
         let [one, two, three] = std::array::from_fn(|_| next(&kept));
@@ -200,7 +199,8 @@ fn by_id_a_dropped_reply_leaves_the_others_theirs() {
         let metrics = server.metrics();
         assert_eq!((metrics.requests, metrics.responses, metrics.dropped, metrics.late), (4, 3, 1, 4));
         let (service, kept) = keeper();
-        let server = Server::builder().notices(false).bind(runtime, ANY, Int32.by_id(), service).unwrap();
+        let server =
+            Server::builder().notices(false).bind(runtime, anywhere(), Int32.by_id(), service).unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, [0, 1, 10, 0, 2, 20, 0, 3, 30]);
         let [one, two, three] = std::array::from_fn(|_| next(&kept));
@@ -220,7 +220,7 @@ fn without_correlation_a_reply_may_be_dropped() {
             2 => drop(thread::spawn(move || drop(reply))),
             _ => drop(thread::spawn(move || reply.send(n))),
         };
-        let server = Server::bind(runtime, ANY, Int32.uncorrelated(), even_at_once).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32.uncorrelated(), even_at_once).unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, 0..100);
         end_output(&peer);
@@ -255,7 +255,7 @@ fn a_substitute_answers_for_a_dropped_reply() {
         P::Correlation: Matching,
     {
         let server =
-            Server::bind_each(runtime, &ServerOptions::new(), ANY, protocol.clone(), |_| Substitutes)
+            Server::bind_each(runtime, &ServerOptions::new(), anywhere(), protocol.clone(), |_| Substitutes)
                 .unwrap();
         let client = Client::connect(runtime, server.local_addr(), protocol).unwrap();
         let calls: Vec<_> = (0..200).map(|n| client.call(n)).collect();
@@ -264,7 +264,7 @@ fn a_substitute_answers_for_a_dropped_reply() {
         }
         client.close().unwrap();
     }
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         check(runtime, Int32);
         check(runtime, Int32.by_id());
     });
@@ -274,7 +274,7 @@ fn a_substitute_answers_for_a_dropped_reply() {
 fn a_reply_may_come_after_the_connection_has_ended() {
     on_each_backend(|runtime| {
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, ANY, Int32, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, [1, 2]);
         let (one, two) = (next(&kept), next(&kept));
@@ -297,7 +297,7 @@ fn a_panicking_service_closes_its_connection_only() {
             assert!(n >= 0, "on purpose");
             reply.send(n);
         };
-        let server = Server::bind(runtime, ANY, Int32, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32).unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, [-1]);
@@ -322,7 +322,7 @@ fn each_connection_has_a_service_of_its_own() {
             self.1.fetch_add(1, Ordering::SeqCst);
         }
     }
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let dropped = Arc::new(AtomicUsize::new(0));
         let (peers, drops) = (Arc::new(Mutex::new(Vec::new())), dropped.clone());
         let seen = peers.clone();
@@ -330,7 +330,7 @@ fn each_connection_has_a_service_of_its_own() {
             seen.lock().unwrap().push(peer.to_string());
             Counts(0, drops.clone())
         };
-        let server = Server::bind_each(runtime, &ServerOptions::new(), ANY, Int32, make).unwrap();
+        let server = Server::bind_each(runtime, &ServerOptions::new(), anywhere(), Int32, make).unwrap();
         let clients: Vec<_> =
             (0..4).map(|_| Client::connect(runtime, server.local_addr(), Int32).unwrap()).collect();
         for (n, client) in (1..).zip(&clients) {

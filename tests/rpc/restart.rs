@@ -89,7 +89,7 @@ where
     P: Protocol<RequestCodec = Int32, ResponseCodec = Int32> + Sync,
     P::Correlation: Matching,
 {
-    let mut server = Process::start("127.0.0.1:0", ids, runtime.backend());
+    let mut server = Process::start(anywhere(), ids, runtime.backend());
     let address = server.address.clone();
     let options = ClientOptions::new().peer_drains_cleanly(true).reconnect(Reconnect::forever());
     let client = Client::builder(protocol).options(options).connect(runtime, &address).unwrap();
@@ -143,7 +143,7 @@ fn no_call_is_lost_over_graceful_restarts() {
 
 #[test]
 fn without_the_promise_a_clean_end_proves_nothing() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         for promised in [false, true] {
             let (listener, address) = listen();
             let options = ClientOptions::new().peer_drains_cleanly(promised);
@@ -166,7 +166,7 @@ fn without_the_promise_a_clean_end_proves_nothing() {
 #[test]
 fn neither_does_an_end_within_a_response_nor_a_reset() {
     use std::io::Write;
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         for (answered, resets) in [(false, false), (true, false), (false, true), (true, true)] {
             let (listener, address) = listen();
             let options = ClientOptions::new().peer_drains_cleanly(true);
@@ -193,7 +193,7 @@ fn neither_does_an_end_within_a_response_nor_a_reset() {
 
 #[test]
 fn what_the_server_did_not_take_is_sent_again_in_its_order() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let policy = Reconnect::new().first_delay(Duration::from_millis(1));
         let options = ClientOptions::new().calls_in_flight(4).reconnect(policy).resend_bytes(12);
@@ -222,7 +222,7 @@ fn what_the_server_did_not_take_is_sent_again_in_its_order() {
 #[test]
 fn pushes_that_a_server_did_not_take_before_it_stopped_are_not_forgotten() {
     use std::io::Write;
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let policy = Reconnect::new().first_delay(Duration::from_millis(1));
         let options = ClientOptions::new().reconnect(policy).peer_drains_cleanly(true);
         // In order, by the server's promise.

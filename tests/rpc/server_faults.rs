@@ -11,8 +11,6 @@ use trochus::codec::{DecodeError, Int32, LengthDelimited, Lines, Protocol};
 use trochus::reactor::{Address, CloseReason};
 use trochus::rpc::{Client, Connection, Fault, Missing, MissingCause, Reply, Server, ServerOptions, Service};
 
-const ANY: &str = "127.0.0.1:0";
-
 /// A service with words for everything, and somebody to tell.
 struct Eloquent {
     tell: mpsc::Sender<String>,
@@ -77,7 +75,7 @@ where
     let (tell, told) = mpsc::channel();
     let tell = Mutex::new(tell);
     let make = move |_: &Address| Eloquent { tell: tell.lock().unwrap().clone(), speaks };
-    (options.bind_each(runtime, ANY, protocol, make).unwrap(), told)
+    (options.bind_each(runtime, anywhere(), protocol, make).unwrap(), told)
 }
 
 fn lines() -> Lines {
@@ -150,7 +148,7 @@ fn who_wants_no_broken_state_ends_connections_with_words_or_without() {
         assert_eq!(talk(&server, "one\npanic\ntwo\n"), "one\n-1 panicked\n");
         assert_eq!(talk(&server, "one\nanswer-and-panic two\nthree\n"), "one\ntwo\n");
         assert_eq!(talk(&server, "one\ndrop-late\ntwo\n").lines().next(), Some("one"));
-        let server = options.bind(runtime, ANY, Int32.by_id(), |n: i32, reply: Reply<i32>| {
+        let server = options.bind(runtime, anywhere(), Int32.by_id(), |n: i32, reply: Reply<i32>| {
             assert!(n > 0, "on purpose");
             reply.send(n);
         });
@@ -163,7 +161,7 @@ fn who_wants_no_broken_state_ends_connections_with_words_or_without() {
 
 #[test]
 fn by_id_a_panic_or_a_response_that_cannot_be_encoded_costs_one_call() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let protocol = LengthDelimited::new().max_frame_bytes(100).by_id();
         let service = |frame: &[u8], reply: Reply<Bytes>| match frame[0] {
             b'p' => panic!("on purpose"),
@@ -171,7 +169,7 @@ fn by_id_a_panic_or_a_response_that_cannot_be_encoded_costs_one_call() {
             b'L' => drop(thread::spawn(move || reply.send(Bytes::from(vec![0; 101])))),
             _ => reply.send(Bytes::copy_from_slice(frame)),
         };
-        let server = Server::bind(runtime, ANY, protocol, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), protocol, service).unwrap();
         let client = Client::connect(runtime, server.local_addr(), protocol).unwrap();
         let calls: Vec<_> = [&b"a"[..], b"p", b"b", b"l", b"c", b"L", b"d"]
             .into_iter()
@@ -193,7 +191,7 @@ fn by_id_a_panic_or_a_response_that_cannot_be_encoded_costs_one_call() {
 
 #[test]
 fn a_panicking_future_costs_one_call() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         async fn service(n: i32) -> i32 {
             if n % 2 == 0 {
                 Yield(false).await;
@@ -201,7 +199,7 @@ fn a_panicking_future_costs_one_call() {
             assert!(n % 3 != 0, "on purpose");
             n
         }
-        let server = Server::bind_async(runtime, ANY, Int32.by_id(), service).unwrap();
+        let server = Server::bind_async(runtime, anywhere(), Int32.by_id(), service).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32.by_id()).unwrap();
         let calls: Vec<_> = (0..12).map(|n| client.call(n)).collect();
         for (n, call) in (0..).zip(calls) {
@@ -280,7 +278,7 @@ fn a_service_hears_of_the_end_once() {
         let (tell, told) = mpsc::channel();
         let tell = Mutex::new(tell);
         let make = move |_: &Address| Hears(tell.lock().unwrap().clone(), None);
-        let server = Server::builder().bind_each(runtime, ANY, Int32, make).unwrap();
+        let server = Server::builder().bind_each(runtime, anywhere(), Int32, make).unwrap();
         let mut peer = dial(server.local_addr());
         let local = peer.local_addr().unwrap();
         write_ints(&mut peer, [1]);
@@ -344,7 +342,7 @@ fn the_last_request_may_end_with_the_stream() {
             "late" => drop(thread::spawn(move || reply.send("late".to_owned()))),
             _ => reply.send(line.to_owned()),
         };
-        let server = Server::bind(runtime, ANY, OpenEnded, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), OpenEnded, service).unwrap();
         assert_eq!(talk(&server, "one\nlate\nthree"), "one\nlate\nthree\n");
         assert_eq!(talk(&server, "one\nlate"), "one\nlate\n");
         assert_eq!(talk(&server, "one\n"), "one\n");

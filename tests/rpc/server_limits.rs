@@ -13,8 +13,6 @@ use trochus::reactor::{Address, CloseReason, Handle, ListenOptions, StreamOption
 use trochus::rpc::{Connection, Fault, Missing, MissingCause, Reply, Server, ServerOptions, Service};
 use trochus::{Error, Runtime};
 
-const ANY: &str = "127.0.0.1:0";
-
 type Frames = Pair<Int32, LengthDelimited>;
 
 fn frames() -> Frames {
@@ -45,7 +43,7 @@ fn what_is_held_behind_a_slow_request_is_limited_in_bytes() {
     const BYTES: usize = 100_000;
     on_each_backend(|runtime| {
         let (service, kept, served) = one_is_slow(BYTES);
-        let server = Server::bind(runtime, ANY, frames(), service).unwrap();
+        let server = Server::bind(runtime, anywhere(), frames(), service).unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, 0..REQUESTS);
         let slow = kept.recv_timeout(PATIENCE).unwrap();
@@ -97,7 +95,7 @@ fn late_replies_beyond_the_hard_limit_end_the_connection() {
             let (keep, tell) = channels.lock().unwrap().clone();
             Tells(move |_: i32, reply: Reply<Bytes>| drop(keep.send(reply)), tell)
         };
-        let server = options.bind_each(runtime, ANY, frames(), make).unwrap();
+        let server = options.bind_each(runtime, anywhere(), frames(), make).unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, 0..400);
         let replies: Vec<Reply<Bytes>> = (0..400).map(|_| kept.recv_timeout(PATIENCE).unwrap()).collect();
@@ -118,7 +116,7 @@ fn once_it_is_known_how_large_responses_are_no_more_requests_are_taken_than_ther
         let keep = Mutex::new(keep);
         let service = move |_: i32, reply: Reply<Bytes>| drop(keep.lock().unwrap().send(reply));
         let options = ServerOptions::new().held_limits(128 << 10, 1 << 20);
-        let server = options.bind(runtime, ANY, frames(), service).unwrap();
+        let server = options.bind(runtime, anywhere(), frames(), service).unwrap();
         let mut peer = dial(server.local_addr());
         let response = Bytes::from(vec![7; 100_000]);
         write_ints(&mut peer, [0]);
@@ -157,7 +155,7 @@ fn a_connection_with_much_to_do_lets_the_others_have_their_turn() {
                 }
                 reply.send(n);
             };
-            let server = Server::bind(&runtime, ANY, Int32, service).unwrap();
+            let server = Server::bind(&runtime, anywhere(), Int32, service).unwrap();
             let (mut busy, mut other) = (dial(server.local_addr()), dial(server.local_addr()));
             write_ints(&mut busy, 1..=REQUESTS as i32);
             let mut rounds = 0;
@@ -188,7 +186,7 @@ fn as_many_requests_are_taken_as_may_be_in_progress() {
             let _ = keep.lock().unwrap().send((n, reply));
         };
         let server = Server::builder().requests_in_progress(MOST as usize);
-        let server = server.bind(runtime, ANY, Int32, service).unwrap();
+        let server = server.bind(runtime, anywhere(), Int32, service).unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, 0..2 * MOST);
         let mut replies: VecDeque<_> = (0..MOST).map(|_| next(&kept)).collect();
@@ -236,7 +234,7 @@ fn responses_stay_whole_where_late_and_prompt_ones_mix() {
             let runtime = Runtime::builder().backend(backend).reactors(1).build().unwrap();
             let ((opened, handles), (keep, kept)) = (mpsc::channel(), mpsc::channel());
             let make = move |_peer: &Address| LateAndPrompt { opened: opened.clone(), keep: keep.clone() };
-            let server = Server::builder().bind_each(&runtime, ANY, frames().by_id(), make).unwrap();
+            let server = Server::builder().bind_each(&runtime, anywhere(), frames().by_id(), make).unwrap();
             let mut peer = dial(server.local_addr());
             let request = |n: u8| [&u64::to_be_bytes(n.into())[..], &i32::from(n).to_be_bytes()].concat();
             peer.write_all(&(0..LATE).flat_map(request).collect::<Vec<_>>()).unwrap();
@@ -280,7 +278,7 @@ fn requests_that_found_no_room_for_their_responses_are_served_later() {
         let (service, _kept, _served) = one_is_slow(BYTES);
         let options = ServerOptions::new()
             .listen(ListenOptions::new().stream(StreamOptions::new().throttle_reading(false)));
-        let server = options.bind(runtime, ANY, frames(), service).unwrap();
+        let server = options.bind(runtime, anywhere(), frames(), service).unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, 1..=REQUESTS);
         let mut received = vec![0; REQUESTS as usize * (4 + BYTES)];
@@ -295,7 +293,7 @@ fn whoever_goes_away_while_he_is_not_read_is_known_to_have_gone() {
     on_each_backend(|runtime| {
         let (service, kept) = keeper();
         let server = Server::builder().requests_in_progress(3);
-        let server = server.bind(runtime, ANY, Int32, service).unwrap();
+        let server = server.bind(runtime, anywhere(), Int32, service).unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, 0..25_000);
         let replies: Vec<_> = (0..3).map(|_| next(&kept).1).collect();
@@ -344,7 +342,7 @@ fn a_request_that_takes_too_long_does_not_hold_the_others_up() {
         let tell = Mutex::new(tell);
         let make = move |_: &Address| Forgets { speaks, wanted: tell.lock().unwrap().clone() };
         let options = ServerOptions::new().request_timeout(Duration::from_millis(200));
-        (options.bind_each(runtime, ANY, protocol, make).unwrap(), told)
+        (options.bind_each(runtime, anywhere(), protocol, make).unwrap(), told)
     }
     on_each_backend(|runtime| {
         let (server, unwanted) = bind(runtime, Int32, true);
@@ -378,7 +376,7 @@ fn half_a_request_is_waited_for_a_while() {
         let make =
             move |_: &Address| Tells(|n: i32, reply: Reply<i32>| reply.send(n), tell.lock().unwrap().clone());
         let options = ServerOptions::new().half_request_timeout(Duration::from_millis(300));
-        let server = options.bind_each(runtime, ANY, Int32, make).unwrap();
+        let server = options.bind_each(runtime, anywhere(), Int32, make).unwrap();
         // Whoever sends whole ones, however slowly, is not concerned, nor who sends none.
         let (mut slow, mut idle) = (dial(server.local_addr()), dial(server.local_addr()));
         let mut peer = dial(server.local_addr());
@@ -407,7 +405,8 @@ fn how_long_half_a_request_is_waited_for_is_the_servers_to_say() {
         let stream = StreamOptions::new().message_timeout(Duration::from_millis(50));
         let options =
             ServerOptions::new().half_request_timeout(None).listen(ListenOptions::new().stream(stream));
-        let server = options.bind(runtime, ANY, Int32, |n: i32, reply: Reply<i32>| reply.send(n)).unwrap();
+        let server =
+            options.bind(runtime, anywhere(), Int32, |n: i32, reply: Reply<i32>| reply.send(n)).unwrap();
         let mut peer = dial(server.local_addr());
         peer.write_all(&[0, 0]).unwrap();
         thread::sleep(Duration::from_millis(200));
@@ -423,7 +422,7 @@ fn silence_on_streams_is_silence_of_a_server() {
         let stream = StreamOptions::new().idle_timeout(Duration::from_millis(400));
         let options = ServerOptions::new().listen(ListenOptions::new().stream(stream));
         let (service, kept) = keeper();
-        let server = options.bind(runtime, ANY, Int32.by_id(), service).unwrap();
+        let server = options.bind(runtime, anywhere(), Int32.by_id(), service).unwrap();
         let (mut waits, mut idle) = (dial(server.local_addr()), dial(server.local_addr()));
         write_ints(&mut waits, [0, 1, 10]);
         let (_, reply) = next(&kept);
@@ -441,7 +440,8 @@ fn who_says_nothing_to_a_server_is_sent_away() {
     on_each_backend(|runtime| {
         let stream = StreamOptions::new().opening_timeout(Duration::from_millis(300));
         let options = ServerOptions::new().listen(ListenOptions::new().stream(stream));
-        let server = options.bind(runtime, ANY, Int32.by_id(), |n, reply: Reply<i32>| reply.send(n)).unwrap();
+        let server =
+            options.bind(runtime, anywhere(), Int32.by_id(), |n, reply: Reply<i32>| reply.send(n)).unwrap();
         let mut speaks = dial(server.local_addr());
         write_ints(&mut speaks, [0, 1, 10]);
         assert_eq!(read_ints(&mut speaks, 3), [0, 1, 10]);
@@ -458,7 +458,7 @@ fn who_is_idle_for_too_long_is_sent_away() {
     on_each_backend(|runtime| {
         let options = ServerOptions::new().idle_timeout(Duration::from_millis(400));
         let (service, kept) = keeper();
-        let server = options.bind(runtime, ANY, Int32.by_id(), service).unwrap();
+        let server = options.bind(runtime, anywhere(), Int32.by_id(), service).unwrap();
         // Whoever waits for a response is not idle.
         let (mut waits, mut idle) = (dial(server.local_addr()), dial(server.local_addr()));
         write_ints(&mut waits, [0, 1, 10]);
@@ -483,14 +483,14 @@ fn limits_that_make_no_sense_are_refused() {
             (ServerOptions::new().held_limits(0, 1), "soft limit"),
             (ServerOptions::new().held_limits(5, 5), "soft limit"),
         ] {
-            let error = options.bind(runtime, ANY, Int32, echo).unwrap_err();
+            let error = options.bind(runtime, anywhere(), Int32, echo).unwrap_err();
             assert!(matches!(&error, Error::InvalidSetting(text) if text.contains(part)), "{error}");
         }
         // The longest there is never comes.
         let long = Duration::MAX;
         let options =
             ServerOptions::new().request_timeout(long).half_request_timeout(long).idle_timeout(long);
-        let server = options.bind(runtime, ANY, Int32, echo).unwrap();
+        let server = options.bind(runtime, anywhere(), Int32, echo).unwrap();
         let mut peer = dial(server.local_addr());
         peer.write_all(&[0, 0]).unwrap();
         peer.write_all(&[0, 7]).unwrap();
@@ -499,7 +499,7 @@ fn limits_that_make_no_sense_are_refused() {
         let stream = StreamOptions::new().input_limit(1 << 20);
         let options = ServerOptions::new().listen(ListenOptions::new().stream(stream));
         let codec = LengthDelimited::new().max_frame_bytes(8 << 20);
-        let error = options.bind(runtime, ANY, codec, |_: &[u8], _| {}).unwrap_err();
+        let error = options.bind(runtime, anywhere(), codec, |_: &[u8], _| {}).unwrap_err();
         assert!(error.to_string().contains("input_limit"), "{error}");
     });
 }

@@ -16,8 +16,6 @@ use trochus::codec::{ByteLines, Int32, Protocol};
 use trochus::reactor::{Address, ListenOptions, StreamOptions};
 use trochus::rpc::{Client, Connection, Parts, PushRefused, Reply, Server, ServerOptions, Service};
 
-const ANY: &str = "127.0.0.1:0";
-
 /// Says hello, echoes, and gives its connection away.
 struct Subscriber(mpsc::Sender<Connection<bytes::Bytes>>);
 
@@ -43,7 +41,7 @@ where
     let (give, given) = mpsc::channel();
     let give = Mutex::new(give);
     let make = move |_: &Address| Subscriber(give.lock().unwrap().clone());
-    (options.bind_each(runtime, ANY, protocol, make).unwrap(), given)
+    (options.bind_each(runtime, anywhere(), protocol, make).unwrap(), given)
 }
 
 #[test]
@@ -133,7 +131,7 @@ fn one_request_may_have_many_responses() {
         let service = Arc::new(service);
         let its = service.clone();
         let server =
-            Server::bind(runtime, ANY, Int32.by_id(), move |n: i32, reply: Reply<i32>| its(n, reply))
+            Server::bind(runtime, anywhere(), Int32.by_id(), move |n: i32, reply: Reply<i32>| its(n, reply))
                 .unwrap();
         let next_parts = || -> Parts<i32> { kept.recv_timeout(PATIENCE).unwrap() };
         let mut peer = dial(server.local_addr());
@@ -154,7 +152,8 @@ fn one_request_may_have_many_responses() {
         drop(peer);
         // In order each waits for its turn.
         let server =
-            Server::bind(runtime, ANY, Int32, move |n: i32, reply: Reply<i32>| service(n, reply)).unwrap();
+            Server::bind(runtime, anywhere(), Int32, move |n: i32, reply: Reply<i32>| service(n, reply))
+                .unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, [1, 0, 2, 0]);
         let (first, second) = (next_parts(), next_parts());
@@ -175,7 +174,7 @@ fn one_request_may_have_many_responses() {
 fn a_service_knows_that_nobody_waits_any_more() {
     on_each_backend(|runtime| {
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, ANY, Int32, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, [1]);
         let (_, reply) = next(&kept);
@@ -217,7 +216,7 @@ fn a_future_is_polled_once_for_any_number_of_wakes() {
                     n
                 }
             };
-            let server = Server::bind_async(&runtime, ANY, Int32.by_id(), service).unwrap();
+            let server = Server::bind_async(&runtime, anywhere(), Int32.by_id(), service).unwrap();
             let mut peer = dial(server.local_addr());
             write_ints(&mut peer, [0, 0, 0]);
             let waker = wakers.recv_timeout(PATIENCE).unwrap();
@@ -257,7 +256,7 @@ fn async_services_have_options_peers_state_and_other_executors() {
             }
         };
         let options = ServerOptions::new().requests_in_progress(3);
-        let server = options.bind_async_each(runtime, ANY, Int32, make).unwrap();
+        let server = options.bind_async_each(runtime, anywhere(), Int32, make).unwrap();
         let mut peer = dial(server.local_addr());
         let port = i32::from(peer.local_addr().unwrap().port());
         write_ints(&mut peer, [1, 2, 3]);
@@ -267,7 +266,7 @@ fn async_services_have_options_peers_state_and_other_executors() {
             drop(thread::spawn(move || block_on(task)));
         };
         let server = options
-            .bind_on(spawn, runtime, ANY, Int32, |n: i32| async move {
+            .bind_on(spawn, runtime, anywhere(), Int32, |n: i32| async move {
                 thread::sleep(Duration::from_millis(1));
                 n * 2
             })
@@ -286,8 +285,9 @@ fn async_services_have_options_peers_state_and_other_executors() {
 fn a_server_that_is_stopped_answers_what_it_took() {
     on_each_backend(|runtime| {
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, ANY, Int32, service).unwrap();
-        let other = Server::bind(runtime, ANY, Int32, |n: i32, reply: Reply<i32>| reply.send(n)).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
+        let other =
+            Server::bind(runtime, anywhere(), Int32, |n: i32, reply: Reply<i32>| reply.send(n)).unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, 0..5);
         let taken: Vec<_> = (0..5).map(|_| next(&kept)).collect();

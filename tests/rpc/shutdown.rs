@@ -16,8 +16,8 @@ fn one_reactor(backend: Backend) -> Runtime {
 
 #[test]
 fn a_client_without_work_does_not_hold_a_shutdown_up() {
-    on_each_backend(|runtime| {
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(n)).unwrap();
+    on_each_ground(|runtime| {
+        let server = Server::bind(runtime, anywhere(), Int32, |n: i32, reply| reply.send(n)).unwrap();
         let clients = one_reactor(runtime.backend());
         let client = Client::connect(&clients, server.local_addr(), Int32).unwrap();
         let mut producer = client.producer();
@@ -32,9 +32,9 @@ fn a_client_without_work_does_not_hold_a_shutdown_up() {
 
 #[test]
 fn a_shutdown_lets_calls_come_back() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
         let clients = one_reactor(runtime.backend());
         let options = ClientOptions::new().calls_in_flight(2);
         let client = Client::connect_with(&clients, &options, server.local_addr(), Int32, drop).unwrap();
@@ -56,9 +56,9 @@ fn a_shutdown_lets_calls_come_back() {
 
 #[test]
 fn every_call_ends_with_its_runtime() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (service, _kept) = keeper();
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
         let clients = one_reactor(runtime.backend());
         let options = ClientOptions::new().calls_in_flight(2);
         let client = Client::connect_with(&clients, &options, server.local_addr(), Int32, drop).unwrap();
@@ -82,7 +82,7 @@ fn every_call_ends_with_its_runtime() {
 
 #[test]
 fn a_client_between_connections_ends_with_its_runtime() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let clients = one_reactor(runtime.backend());
         let (listener, address) = listen();
         let policy = Reconnect::new().first_delay(HOUR).longest_delay(HOUR).attempts(10);
@@ -106,10 +106,10 @@ fn a_client_between_connections_ends_with_its_runtime() {
 
 #[test]
 fn a_server_answers_what_it_accepted_before_it_stops() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let servers = one_reactor(runtime.backend());
         let (service, kept) = keeper();
-        let server = Server::bind(&servers, "127.0.0.1:0", Int32, service).unwrap();
+        let server = Server::bind(&servers, anywhere(), Int32, service).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32).unwrap();
         let calls: Vec<_> = (0..100).map(|n| client.call(n)).collect();
         let accepted: Vec<_> = (0..100).map(|_| next(&kept)).collect();
@@ -134,8 +134,8 @@ fn a_server_answers_what_it_accepted_before_it_stops() {
 
 #[test]
 fn a_closed_server_serves_the_connections_it_has() {
-    on_each_backend(|runtime| {
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(n)).unwrap();
+    on_each_ground(|runtime| {
+        let server = Server::bind(runtime, anywhere(), Int32, |n: i32, reply| reply.send(n)).unwrap();
         let address = server.local_addr().clone();
         let client = Client::connect(runtime, &address, Int32).unwrap();
         assert_eq!(client.call(1).wait().unwrap(), 1);
@@ -151,7 +151,7 @@ fn both_ends_stop_with_one_runtime() {
     for backend in Backend::available() {
         watched(&backend.to_string(), move || {
             let runtime = runtime(backend);
-            let server = Server::bind(&runtime, "127.0.0.1:0", Int32, |n: i32, reply| reply.send(n)).unwrap();
+            let server = Server::bind(&runtime, anywhere(), Int32, |n: i32, reply| reply.send(n)).unwrap();
             let client = Client::connect(&runtime, server.local_addr(), Int32).unwrap();
             let calls: Vec<_> = (0..1000).map(|n| client.call(n)).collect();
             runtime.shutdown(HOUR).unwrap();
@@ -170,7 +170,7 @@ fn by_id_a_server_that_stops_says_what_it_took() {
     on_each_backend(|runtime| {
         let servers = one_reactor(runtime.backend());
         let (service, kept) = keeper();
-        let server = Server::bind(&servers, "127.0.0.1:0", Int32.by_id(), service).unwrap();
+        let server = Server::bind(&servers, anywhere(), Int32.by_id(), service).unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, [0, 7, 70, 0, 8, 80]);
         let (seven, eight) = (next(&kept), next(&kept));

@@ -21,7 +21,7 @@ where
 {
     const EACH: i32 = 20_000;
     const SPACE: i32 = 1_000_000;
-    let server = Server::bind(runtime, "127.0.0.1:0", protocol.clone(), echo).unwrap();
+    let server = Server::bind(runtime, anywhere(), protocol.clone(), echo).unwrap();
     let seen = Arc::new(Mutex::new([0_i32; 8]));
     let counts = seen.clone();
     let callback = move |n: i32| {
@@ -62,7 +62,7 @@ where
 
 #[test]
 fn producers_and_pushes_keep_their_order() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         stream_from_many_threads(runtime, Int32);
         stream_from_many_threads(runtime, Int32.by_id());
     });
@@ -70,14 +70,14 @@ fn producers_and_pushes_keep_their_order() {
 
 #[test]
 fn without_correlation_a_stream_needs_no_answers() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let sum = Arc::new(AtomicI64::new(0));
         let total = sum.clone();
         let service = move |n: i32, reply: Reply<i32>| {
             sum.fetch_add(i64::from(n), Ordering::SeqCst);
             drop(reply);
         };
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32.uncorrelated(), service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32.uncorrelated(), service).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32.uncorrelated()).unwrap();
         client.push_all(0..50_000).unwrap();
         client.close().unwrap();
@@ -87,8 +87,8 @@ fn without_correlation_a_stream_needs_no_answers() {
 
 #[test]
 fn calls_and_streams_mix() {
-    on_each_backend(|runtime| {
-        let server = Server::bind(runtime, "127.0.0.1:0", Int32, echo).unwrap();
+    on_each_ground(|runtime| {
+        let server = Server::bind(runtime, anywhere(), Int32, echo).unwrap();
         let streamed = Arc::new(AtomicUsize::new(0));
         let count = streamed.clone();
         let callback = move |n: i32| {
@@ -111,7 +111,7 @@ fn calls_and_streams_mix() {
 
 /// A client whose requests linger, and how many responses it has.
 fn lingering(runtime: &Runtime, linger: Duration) -> (Server, Client<Int32>, Arc<AtomicUsize>) {
-    let server = Server::bind(runtime, "127.0.0.1:0", Int32, echo).unwrap();
+    let server = Server::bind(runtime, anywhere(), Int32, echo).unwrap();
     let count = Arc::new(AtomicUsize::new(0));
     let counter = count.clone();
     let options = ClientOptions::new().linger(linger).batch(10);
@@ -132,7 +132,7 @@ fn push_from_four_lanes(client: &Client<Int32>) {
 
 #[test]
 fn requests_linger_until_they_are_flushed() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (_server, client, count) = lingering(runtime, HOUR);
         client.flush(); // nothing to flush
         for total in [36, 72, 108] {
@@ -149,7 +149,7 @@ fn requests_linger_until_they_are_flushed() {
 
 #[test]
 fn requests_linger_until_their_time_is_over() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (_server, client, count) = lingering(runtime, Duration::from_millis(3));
         for total in [36, 72, 108] {
             push_from_four_lanes(&client);
@@ -164,7 +164,7 @@ fn requests_linger_until_their_time_is_over() {
 
 #[test]
 fn requests_linger_until_a_batch_is_full() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (_server, client, count) = lingering(runtime, HOUR);
         let mut producer = client.producer();
         for total in [10, 20, 30] {
@@ -209,10 +209,10 @@ impl Caller<Int32> for CountsDown {
 
 #[test]
 fn a_caller_makes_requests_on_the_reactor() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         // The second one is closed in the middle.
         for (left, goal) in [(10_000, 10_000), (i32::MAX, 1000)] {
-            let server = Server::bind(runtime, "127.0.0.1:0", Int32, echo).unwrap();
+            let server = Server::bind(runtime, anywhere(), Int32, echo).unwrap();
             let (answered, end) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(None)));
             let caller = CountsDown { left, window: 100, answered: answered.clone(), end: end.clone() };
             let options = ClientOptions::new();
@@ -227,7 +227,7 @@ fn a_caller_makes_requests_on_the_reactor() {
 
 #[test]
 fn a_producer_has_its_turn_though_others_fill_the_output() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (listener, address) = listen();
         let stream = StreamOptions::new().output_limits(1 << 10, 1 << 20);
         let options = ClientOptions::new().reactor(0).stream(stream);

@@ -164,7 +164,7 @@ where
     let stash = Arc::new(stash);
     let (at_service, in_time) = (stash.clone(), stash.clone());
     let service = move |n: i32, reply: Reply<i32>| unsteady(n, reply, &at_service);
-    let server = Server::bind(runtime, "127.0.0.1:0", protocol.clone(), service).unwrap();
+    let server = Server::bind(runtime, anywhere(), protocol.clone(), service).unwrap();
     let (address, relay) = unreliable_relay(server.local_addr().to_string(), stop.clone(), seed);
     // What is kept is answered in time, also when no request comes that would do it.
     let stopped = stop.clone();

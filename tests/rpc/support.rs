@@ -1,5 +1,6 @@
 //! What all of these tests need: a runtime that is watched, raw peers, and a small executor.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{ErrorKind, Read, Write};
@@ -22,11 +23,37 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// Long enough for what must not happen before.
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
-/// Runs a test on each backend, and fails if it hangs.
+thread_local! {
+    static PLACE: Cell<&'static str> = const { Cell::new(TCP) };
+}
+
+const TCP: &str = "127.0.0.1:0";
+
+/// Where servers of the test that runs listen, at an address that nobody else has.
+pub(crate) fn anywhere() -> &'static str {
+    PLACE.get()
+}
+
+/// Runs a test on each backend, over TCP and in memory, and fails if it hangs.
+pub(crate) fn on_each_ground(test: impl Fn(&Runtime) + Clone + Send + 'static) {
+    on_each(&[TCP, "memory:"], test);
+}
+
+/// The same for tests whose peers are sockets.
 pub(crate) fn on_each_backend(test: impl Fn(&Runtime) + Clone + Send + 'static) {
+    on_each(&[TCP], test);
+}
+
+fn on_each(places: &[&'static str], test: impl Fn(&Runtime) + Clone + Send + 'static) {
     for backend in Backend::available() {
-        let test = test.clone();
-        watched(&backend.to_string(), move || test(&runtime(backend)));
+        for place in places.iter().copied() {
+            let test = test.clone();
+            let on_ground = move || {
+                PLACE.set(place);
+                test(&runtime(backend));
+            };
+            watched(&format!("{backend}, {place}"), on_ground);
+        }
     }
 }
 

@@ -21,7 +21,7 @@ where
     P::Correlation: Matching,
     F: Future<Output = i32> + 'static,
 {
-    let server = Server::bind_async(runtime, "127.0.0.1:0", protocol.clone(), service).unwrap();
+    let server = Server::bind_async(runtime, anywhere(), protocol.clone(), service).unwrap();
     let client = Client::connect(runtime, server.local_addr(), protocol).unwrap();
     let calls: Vec<_> = (0..500).map(|n| client.call(n)).collect();
     for (call, n) in calls.into_iter().zip(0..) {
@@ -56,7 +56,7 @@ fn futures_that_are_ready_sooner_or_later() {
         yields(n % 5).await;
         not_send.get() + 1
     }
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         check_sums(runtime, Int32, ready);
         check_sums(runtime, Int32.by_id(), ready);
         check_sums(runtime, Int32, later);
@@ -94,7 +94,7 @@ fn futures_that_are_woken_by_another_thread() {
         });
         Promise(state)
     }
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         check_sums(runtime, Int32, elsewhere);
         check_sums(runtime, Int32.by_id(), elsewhere);
     });
@@ -111,7 +111,7 @@ fn futures_that_are_ready_out_of_order() {
             promises.lock().unwrap().0.send((n, state.clone())).unwrap();
             Promise(state)
         };
-        let server = Server::bind_async(runtime, "127.0.0.1:0", Int32, service).unwrap();
+        let server = Server::bind_async(runtime, anywhere(), Int32, service).unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, 0..10);
         end_output(&peer);
@@ -154,7 +154,7 @@ fn futures_end_with_their_connection() {
                 .await
             }
         };
-        let server = Server::bind_async(runtime, "127.0.0.1:0", Int32.by_id(), service).unwrap();
+        let server = Server::bind_async(runtime, anywhere(), Int32.by_id(), service).unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, (0..10).flat_map(|n| [0, n, n]));
         wait_for(&starts, 10);
@@ -169,7 +169,7 @@ fn futures_end_with_their_connection() {
 
 #[test]
 fn a_future_whose_request_took_too_long_is_dropped() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let dropped = Arc::new(AtomicUsize::new(0));
         let count = dropped.clone();
         let service = move |n: i32| {
@@ -180,7 +180,7 @@ fn a_future_whose_request_took_too_long_is_dropped() {
             }
         };
         let server = Server::builder().request_timeout(Duration::from_millis(20));
-        let server = server.bind_async(runtime, "127.0.0.1:0", Int32.by_id(), service).unwrap();
+        let server = server.bind_async(runtime, anywhere(), Int32.by_id(), service).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32.by_id()).unwrap();
         let error = client.call(-1).wait().unwrap_err();
         assert!(matches!(error, CallError::Lost(_)), "{error}");

@@ -13,8 +13,6 @@ use trochus::codec::Int32;
 use trochus::codec::Protocol;
 use trochus::rpc::{CallError, Client, ClientOptions, ClientState, Pool, Reply, Server};
 
-const ANY: &str = "127.0.0.1:0";
-
 /// Knows whether it was woken.
 #[derive(Default)]
 struct Flag(AtomicBool);
@@ -93,9 +91,9 @@ where
 
 #[test]
 fn whoever_is_ready_has_a_place() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, ANY, Int32.by_id(), service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32.by_id(), service).unwrap();
         let options = ClientOptions::new().calls_in_flight(2);
         let client = Client::builder(Int32.by_id()).options(options);
         let client = client.connect(runtime, server.local_addr()).unwrap();
@@ -130,7 +128,7 @@ fn timeouts_buffers_and_limits_work_on_a_real_server() {
                 }
             });
         };
-        let server = Server::bind(runtime, ANY, Int32.by_id(), serve).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32.by_id(), serve).unwrap();
         let client = Client::connect(runtime, server.local_addr(), Int32.by_id()).unwrap();
         let pool = Pool::connect_lazy(runtime, [server.local_addr()], Int32.by_id()).unwrap();
         let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();

@@ -11,8 +11,6 @@ use trochus::codec::{Int32, LengthDelimited, Protocol};
 use trochus::reactor::StreamOptions;
 use trochus::rpc::{Client, ClientOptions, Reconnect, Reply, Server};
 
-const ANY: &str = "127.0.0.1:0";
-
 /// A client that believes in clean ends, and connects again.
 fn believer(runtime: &trochus::Runtime, server: &Server) -> Client<Int32> {
     let policy = Reconnect::forever().first_delay(Duration::from_millis(1));
@@ -22,10 +20,10 @@ fn believer(runtime: &trochus::Runtime, server: &Server) -> Client<Int32> {
 
 #[test]
 fn what_may_have_run_is_never_sent_again() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let runs = Arc::new(Mutex::new(HashMap::<i32, u32>::new()));
         let counts = runs.clone();
-        let server = Server::bind(runtime, ANY, Int32, move |n: i32, reply: Reply<i32>| {
+        let server = Server::bind(runtime, anywhere(), Int32, move |n: i32, reply: Reply<i32>| {
             *counts.lock().unwrap().entry(n).or_default() += 1;
             match n % 10 {
                 3 => drop(reply),
@@ -64,11 +62,12 @@ fn what_was_answered_before_survives_the_reset() {
     const BYTES: usize = 4 << 20;
     on_each_backend(|runtime| {
         let protocol = LengthDelimited::new().max_frame_bytes(BYTES);
-        let server = Server::bind(runtime, ANY, protocol, |frame: &[u8], reply: Reply<bytes::Bytes>| {
-            if frame == b"much" {
-                reply.send(vec![7; BYTES].into());
-            }
-        });
+        let server =
+            Server::bind(runtime, anywhere(), protocol, |frame: &[u8], reply: Reply<bytes::Bytes>| {
+                if frame == b"much" {
+                    reply.send(vec![7; BYTES].into());
+                }
+            });
         let server = server.unwrap();
         // More than the sockets hold, and a peer that takes its time: it is still on its way when there is nothing left to say.
         let mut peer = dial(server.local_addr());
@@ -105,11 +104,12 @@ fn who_does_not_take_what_came_before_is_not_waited_for() {
         let stream = StreamOptions::new().close_timeout(Duration::from_millis(50)).send_buffer(4 * BYTES);
         let listen = trochus::reactor::ListenOptions::new().stream(stream);
         let server = Server::builder().listen(listen);
-        let server = server.bind(runtime, ANY, protocol, |frame: &[u8], reply: Reply<bytes::Bytes>| {
-            if frame == b"much" {
-                reply.send(vec![7; BYTES].into());
-            }
-        });
+        let server =
+            server.bind(runtime, anywhere(), protocol, |frame: &[u8], reply: Reply<bytes::Bytes>| {
+                if frame == b"much" {
+                    reply.send(vec![7; BYTES].into());
+                }
+            });
         let server = server.unwrap();
         let peer = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         peer.set_recv_buffer_size(4 << 10).unwrap();
@@ -125,7 +125,7 @@ fn only_what_was_not_answered_ends_with_a_reset() {
     on_each_backend(|runtime| {
         // By id, where the client does not know the words for it.
         let server = Server::builder().notices(false);
-        let server = server.bind(runtime, ANY, Int32.by_id(), |n: i32, reply: Reply<i32>| {
+        let server = server.bind(runtime, anywhere(), Int32.by_id(), |n: i32, reply: Reply<i32>| {
             if n > 0 {
                 reply.send(n);
             }
@@ -136,7 +136,7 @@ fn only_what_was_not_answered_ends_with_a_reset() {
         assert_eq!(ints(&rest_until_reset(&mut peer)), [0, 1, 10]);
         // A server that stops has answered what it took.
         let (service, kept) = keeper();
-        let server = Server::bind(runtime, ANY, Int32, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
         let mut peer = dial(server.local_addr());
         write_ints(&mut peer, [1, 2]);
         let replies = [next(&kept), next(&kept)];

@@ -29,7 +29,7 @@ fn poll<F: Future + Unpin>(future: &mut F, counts: &Arc<Counts>) -> Poll<F::Outp
 /// A client with room for one call in flight and one in its lane, and its server's replies.
 fn narrow(runtime: &Runtime) -> (Server, Client<Int32>, Kept) {
     let (service, kept) = keeper();
-    let server = Server::bind(runtime, "127.0.0.1:0", Int32, service).unwrap();
+    let server = Server::bind(runtime, anywhere(), Int32, service).unwrap();
     let options = ClientOptions::new().lane(1).calls_in_flight(1);
     let client = Client::connect_with(runtime, &options, server.local_addr(), Int32, drop).unwrap();
     (server, client, kept)
@@ -38,7 +38,7 @@ fn narrow(runtime: &Runtime) -> (Server, Client<Int32>, Kept) {
 #[test]
 fn of_many_wakers_none_leaks_and_each_is_woken_once() {
     const CALLS: usize = 3000;
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (_server, client, kept) = narrow(runtime);
         let mut tasks: Vec<_> =
             (0..CALLS).map(|n| (client.call(n as i32), Arc::new(Counts::default()))).collect();
@@ -88,7 +88,7 @@ impl Drop for Asks {
 
 #[test]
 fn wakers_are_called_and_dropped_where_they_may_do_anything() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (_server, client, kept) = narrow(runtime);
         let (tell, told) = mpsc::channel();
         let waker = || Waker::from(Arc::new(Asks(client.clone(), tell.clone())));
@@ -114,7 +114,7 @@ fn wakers_are_called_and_dropped_where_they_may_do_anything() {
 
 #[test]
 fn a_push_that_waits_can_be_taken_back() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (_server, client, kept) = narrow(runtime);
         let _in_flight = client.call(0);
         let (_, reply) = next(&kept);
@@ -145,7 +145,7 @@ fn a_push_that_waits_can_be_taken_back() {
 
 #[test]
 fn whoever_waits_for_room_is_told_of_it_and_of_the_end() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (_server, client, kept) = narrow(runtime);
         let _call = client.call(0);
         let (_, in_flight) = next(&kept);
@@ -183,7 +183,7 @@ fn whoever_waits_for_room_is_told_of_it_and_of_the_end() {
 
 #[test]
 fn pushes_that_wait_get_their_request_back_when_the_client_ends() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (_server, client, kept) = narrow(runtime);
         let _call = client.call(0);
         let _in_flight = next(&kept);
@@ -214,7 +214,7 @@ fn pushes_that_wait_get_their_request_back_when_the_client_ends() {
 
 #[test]
 fn without_a_connection_everybody_who_waits_for_room_hears_of_the_end() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (closed, nobody) = listen();
         drop(closed);
         let client = Client::builder(Int32)
@@ -250,7 +250,7 @@ impl Drop for Request {
 
 #[test]
 fn who_gives_up_waiting_takes_the_request_along() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let (closed, nobody) = listen();
         drop(closed);
         let protocol = trochus::codec::LengthDelimited::new();

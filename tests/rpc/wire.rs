@@ -34,7 +34,7 @@ fn hostile_lengths() -> Vec<(LengthDelimited, Vec<u8>)> {
 fn a_hostile_length_costs_its_connection_at_most_at_a_server() {
     on_each_backend(|runtime| {
         for (codec, wire) in hostile_lengths() {
-            let Ok(server) = Server::bind(runtime, "127.0.0.1:0", codec, echo) else {
+            let Ok(server) = Server::bind(runtime, anywhere(), codec, echo) else {
                 continue; // a limit that the connection's own cannot keep may be refused
             };
             let Ok(client) = Client::connect(runtime, server.local_addr(), codec) else { continue };
@@ -53,7 +53,7 @@ fn a_hostile_length_costs_its_connection_at_most_at_a_server() {
 
 #[test]
 fn a_hostile_length_costs_its_connection_at_most_at_a_client() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         for (codec, wire) in hostile_lengths() {
             let (listener, address) = listen();
             let Ok(client) = Client::connect(runtime, address, codec) else { continue };
@@ -121,14 +121,14 @@ impl Matching for Opaque {}
 
 #[test]
 fn ids_of_ones_own_find_their_calls() {
-    on_each_backend(|runtime| {
+    on_each_ground(|runtime| {
         let protocol = LengthDelimited::new().correlated::<Opaque>();
         let (keep, kept) = std::sync::mpsc::channel();
         let keep = std::sync::Mutex::new(keep);
         let service = move |frame: &[u8], reply: Reply<Bytes>| {
             let _ = keep.lock().unwrap().send((Bytes::copy_from_slice(&frame[4..]), reply));
         };
-        let server = Server::bind(runtime, "127.0.0.1:0", protocol, service).unwrap();
+        let server = Server::bind(runtime, anywhere(), protocol, service).unwrap();
         let client = Client::connect(runtime, server.local_addr(), protocol).unwrap();
         for round in 0..300 {
             let text = |n: i32| Bytes::from(format!("\0\0\0\0{round} {n}"));
@@ -178,7 +178,7 @@ mod json {
                     reply.send(response);
                 }
             };
-            let server = Server::bind(runtime, "127.0.0.1:0", protocol.clone(), service).unwrap();
+            let server = Server::bind(runtime, anywhere(), protocol.clone(), service).unwrap();
             let mut peer = dial(server.local_addr());
             let lines = [
                 r#"{"jsonrpc":"2.0","id":"first","method":"slow"}"#,

@@ -14,7 +14,10 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// The next name for who wants any.
+static NEXT: AtomicU64 = AtomicU64::new(1);
 
 static NAMES: Mutex<BTreeMap<Arc<str>, Served>> = Mutex::new(BTreeMap::new());
 
@@ -64,8 +67,10 @@ impl Name {
         let mut names = NAMES.lock();
         let mut name = wanted.clone();
         if name.is_empty() {
-            let is_free = |number: &u64| !names.contains_key(number.to_string().as_str());
-            name = (1..).find(is_free).unwrap_or_default().to_string().into();
+            // Never one that somebody had before: clients may still look for that.
+            while name.is_empty() || names.contains_key(&name) {
+                name = NEXT.fetch_add(1, Ordering::Relaxed).to_string().into();
+            }
         } else if names.contains_key(&name) && !joins {
             return Err(io::ErrorKind::AddrInUse.into());
         }
