@@ -3,6 +3,7 @@
 mod deadlines;
 mod endings;
 mod filters;
+mod pairs;
 mod panics;
 mod pausing;
 mod relaying;

@@ -237,6 +237,8 @@ impl Reactor {
             && std::mem::replace(&mut carrying.room, room) != room
         {
             self.tell_carrier(id, |carrier, io| carrier.receive(io, room));
+            // It may have panicked, and what has ended has no limits of time.
+            self.settle_phase_timer(id);
         }
     }
 

@@ -231,7 +231,9 @@ impl Reactor {
         let Wire::Socket(socket) = &link.wire else {
             link.sending = sending;
             let output = Output::new(payload);
-            return self.tell_carrier(id, |carrier, io| carrier.send(io, output));
+            self.tell_carrier(id, |carrier, io| carrier.send(io, output));
+            // It may have panicked.
+            return self.settle(id);
         };
         self.driver.submit(id.token(Kind::Send), Op::Send { socket: socket.as_raw_fd(), payload });
         // Here and elsewhere, only once the driver has it: nothing completes what it did not take.

@@ -120,7 +120,7 @@ impl Reactor {
     }
 
     /// The timer may be early: when it fires, it is set to when the phase's time is over by then. So progress costs nothing.
-    fn settle_phase_timer(&mut self, id: Id) {
+    pub(in crate::reactor) fn settle_phase_timer(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         link.note_waiting(self.shared.now);
         match link.phase {

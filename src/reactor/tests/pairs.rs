@@ -1,0 +1,347 @@
+//! Streams in memory: the same promises as over sockets, with nobody in between who could break them.
+
+use super::*;
+use crate::reactor::carrier::pair::pair;
+use std::cell::Cell;
+
+/// Byte number `at` of what the end `side` writes.
+fn byte(side: usize, at: usize) -> u8 {
+    (at.wrapping_mul(167) >> 3) as u8 ^ [0, 0x5a][side]
+}
+
+/// What an end said and heard.
+#[derive(Debug, Default)]
+struct Heard {
+    written: Cell<usize>,
+    read: Cell<usize>,
+    /// It has ended its output.
+    ended: Cell<bool>,
+    /// It was told of the other end's.
+    told: Cell<bool>,
+    closed: RefCell<Option<CloseReason>>,
+    /// The most that it had waiting at a time.
+    pending: Cell<usize>,
+}
+
+/// Writes, reads, pauses and ends as chance will have it.
+struct End {
+    side: usize,
+    rng: Rng,
+    left: usize,
+    heard: [Rc<Heard>; 2],
+    may_abort: bool,
+}
+
+impl End {
+    fn own(&self) -> &Heard {
+        &self.heard[self.side]
+    }
+
+    fn act(&mut self, io: &mut Io<'_>) {
+        let own = self.heard[self.side].clone();
+        own.pending.set(own.pending.get().max(io.pending()));
+        for _ in 0..self.rng.usize(0..4) {
+            let len = self.rng.usize(0..=self.left.min(300));
+            let bytes: Vec<u8> = (0..len).map(|at| byte(self.side, own.written.get() + at)).collect();
+            if self.rng.bool() {
+                io.write(&bytes)
+            } else {
+                io.write_bytes(Bytes::from(bytes))
+            }
+            own.written.set(own.written.get() + len);
+            self.left -= len;
+        }
+        match self.rng.u8(..) {
+            0..60 => io.pause_reading(),
+            60..160 => io.resume_reading(),
+            160..170 if self.may_abort => return io.abort(),
+            _ => {}
+        }
+        if self.left == 0 && !own.ended.get() && self.rng.bool() {
+            own.ended.set(true);
+            if own.told.get() { io.close() } else { io.shutdown_write() }
+        }
+        io.set_timer(Duration::from_millis(self.rng.u64(0..5)));
+    }
+}
+
+impl Handler for End {
+    fn on_open(&mut self, io: &mut Io<'_>) {
+        self.act(io);
+    }
+
+    fn on_bytes(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> usize {
+        let consumed = if self.rng.bool() { bytes.len() } else { self.rng.usize(0..=bytes.len()) };
+        let before = self.own().read.get();
+        for (at, seen) in bytes.iter().enumerate() {
+            assert_eq!(*seen, byte(1 - self.side, before + at), "byte {} of what came", before + at);
+        }
+        self.own().read.set(before + consumed);
+        if self.rng.u8(..) < 30 {
+            self.act(io);
+        }
+        consumed
+    }
+
+    fn on_timer(&mut self, io: &mut Io<'_>) {
+        self.act(io);
+    }
+
+    fn on_end(&mut self, io: &mut Io<'_>) {
+        assert!(!self.own().told.replace(true), "told once");
+        self.own().read.set(self.own().read.get() + io.unconsumed().len());
+        if self.own().ended.get() {
+            io.close();
+        }
+    }
+
+    fn on_shutdown(&mut self, _io: &mut Io<'_>) {}
+
+    fn on_close(&mut self, reason: &CloseReason, _reactor: &mut Reactor) {
+        assert!(self.own().closed.replace(Some(reason.clone())).is_none(), "told once");
+    }
+}
+
+/// Both ends on one reactor, or on two. Everything that was written before an end in good order is read before that is told, in order;
+/// what waits is the writer's; a reset is heard; and nothing is left.
+#[test]
+fn what_one_end_writes_the_other_reads() {
+    let cut = Cell::new(0);
+    for_each_seed(SEEDS, |seed| {
+        let mut rng = Rng::with_seed(seed);
+        let (first, first_world) = reactor(seed, &mut rng);
+        let (second, second_world) = reactor(!seed, &mut rng);
+        let mut reactors = [first, second];
+        let heard = [(); 2].map(|()| Rc::<Heard>::default());
+        let may_abort = rng.u8(..) < 80;
+        let (one, other) = pair();
+        // The second end may come later, and on another reactor.
+        let late = rng.usize(0..4);
+        let places = [0, rng.usize(0..2)];
+        let mut ends = vec![(0, one), (1, other)];
+        if rng.bool() {
+            ends.reverse();
+        }
+        for (number, (side, end)) in ends.into_iter().enumerate() {
+            let handler = End {
+                side,
+                rng: Rng::with_seed(rng.u64(..)),
+                left: rng.usize(0..3_000),
+                heard: heard.clone(),
+                may_abort,
+            };
+            let options = StreamOptions::new().reading(rng.usize(1..200), 0);
+            reactors[places[side]].carry(&options, end, handler).unwrap();
+            for _ in 0..late * (1 - number) {
+                reactors.iter_mut().for_each(|reactor| reactor.step(Some(Duration::from_millis(1))).unwrap());
+            }
+        }
+        for _ in 0..100_000 {
+            if reactors.iter().all(|reactor| reactor.connections() == 0) {
+                break;
+            }
+            reactors.iter_mut().for_each(|reactor| reactor.step(Some(Duration::from_millis(1))).unwrap());
+        }
+        for (one, other) in [(&heard[0], &heard[1]), (&heard[1], &heard[0])] {
+            let closed = one.closed.borrow().clone().unwrap_or_else(|| panic!("stuck: {heard:?}"));
+            assert!(one.read.get() <= other.written.get());
+            if one.told.get() {
+                assert!(other.ended.get() && one.read.get() == other.written.get(), "{heard:?}");
+            }
+            match closed {
+                CloseReason::Closed | CloseReason::ByPeer => assert!(one.told.get() && one.ended.get()),
+                CloseReason::Aborted => assert!(may_abort),
+                CloseReason::Failed(error) => {
+                    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+                    assert!(matches!(*other.closed.borrow(), Some(CloseReason::Aborted)), "{heard:?}");
+                    cut.set(cut.get() + 1);
+                }
+                other => panic!("{other}"),
+            }
+        }
+        let [mut first, mut second] = reactors;
+        check_the_end(&mut first, &first_world);
+        check_the_end(&mut second, &second_world);
+    });
+    assert!(cut.get() > 10 || std::env::var("TROCHUS_SEED").is_ok(), "resets were tried");
+}
+
+/// Writes without end, or reads nothing.
+struct Greedy(bool);
+
+impl Handler for Greedy {
+    fn on_open(&mut self, io: &mut Io<'_>) {
+        if self.0 {
+            io.write(&[7; 100_000]);
+        } else {
+            io.pause_reading();
+        }
+    }
+
+    fn on_bytes(&mut self, _io: &mut Io<'_>, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+}
+
+/// What is on its way counts as the writer's, and no more is read ahead than over a socket.
+#[test]
+fn who_does_not_read_holds_no_more_than_a_little() {
+    let (mut reactor, world) = prompt_reactor(4, 100);
+    let (one, other) = pair();
+    let options = StreamOptions::new().reading(500, 0).close_timeout(Duration::from_millis(10));
+    reactor.carry(&options, one, Greedy(true)).unwrap();
+    reactor.carry(&options, other, Greedy(false)).unwrap();
+    (0..100).for_each(|_| reactor.step(Some(Duration::ZERO)).unwrap());
+    let gauges = reactor.gauges();
+    assert_eq!((gauges.input_bytes, gauges.output_bytes), (500, 99_500));
+    assert_eq!(reactor.memory_budget().held, 100_000);
+    reactor.begin_drain(Duration::ZERO);
+    step_until(&mut reactor, |reactor| reactor.is_drained());
+    check_the_end(&mut reactor, &world);
+}
+
+/// An end that nobody takes in is no silence.
+#[test]
+fn an_end_that_is_dropped_resets_the_other_one() {
+    for late in [false, true] {
+        let (mut reactor, world) = prompt_reactor(4, 100);
+        let fate = Rc::new(RefCell::new(Fate::default()));
+        let (one, other) = pair();
+        let echo = Echo { rng: Rng::with_seed(1), fate: fate.clone() };
+        let mut other = Some(other);
+        if !late {
+            other = None;
+        }
+        reactor.carry(&StreamOptions::new(), one, echo).unwrap();
+        reactor.step(Some(Duration::ZERO)).unwrap();
+        drop(other);
+        step_until(&mut reactor, |reactor| reactor.connections() == 0);
+        assert!(fate.borrow().closed[0].contains("ConnectionReset"), "{fate:?}");
+        check_the_end(&mut reactor, &world);
+    }
+}
+
+/// The reactor of one end goes, without a word to anybody.
+#[test]
+fn a_reactor_that_is_given_up_resets_those_elsewhere() {
+    let (mut first, _) = prompt_reactor(4, 100);
+    let (mut second, world) = prompt_reactor(4, 100);
+    let fate = Rc::new(RefCell::new(Fate::default()));
+    let (one, other) = pair();
+    first.carry(&StreamOptions::new(), one, Greedy(true)).unwrap();
+    second.carry(&StreamOptions::new(), other, Echo { rng: Rng::with_seed(1), fate: fate.clone() }).unwrap();
+    first.give_up();
+    step_until(&mut second, |reactor| reactor.connections() == 0);
+    assert!(fate.borrow().closed[0].contains("ConnectionReset"), "{fate:?}");
+    check_the_end(&mut second, &world);
+}
+
+/// Panics where it is told to.
+struct Broken(&'static str);
+
+impl Carrier for Broken {
+    fn start(&mut self, _io: &mut CarrierIo<'_>) {
+        assert_ne!(self.0, "start");
+    }
+
+    fn send(&mut self, io: &mut CarrierIo<'_>, output: Output) {
+        assert_ne!(self.0, "send");
+        let stream = io.stream();
+        io.soon(move |reactor| {
+            if let Some(mut carried) = reactor.carried(stream) {
+                carried.refuse(output, std::io::ErrorKind::BrokenPipe.into());
+            }
+        });
+    }
+
+    fn receive(&mut self, _io: &mut CarrierIo<'_>, _most: usize) {
+        assert_ne!(self.0, "receive");
+    }
+
+    fn end_output(&mut self, _io: &mut CarrierIo<'_>) {
+        assert_ne!(self.0, "end_output");
+    }
+
+    fn close(&mut self, _io: &mut CarrierIo<'_>, _resets: bool) {
+        assert_ne!(self.0, "close");
+    }
+
+    fn peer_addr(&self) -> Address {
+        Address::Memory("broken".into())
+    }
+
+    fn local_addr(&self) -> Address {
+        Address::Memory("".into())
+    }
+}
+
+/// Writes, and ends its output.
+struct Brief(Rc<RefCell<Fate>>, bool);
+
+impl Handler for Brief {
+    fn on_open(&mut self, io: &mut Io<'_>) {
+        if self.1 {
+            io.write(b"output");
+        }
+        io.shutdown_write();
+        io.set_timer(Duration::from_millis(1));
+    }
+
+    fn on_bytes(&mut self, _io: &mut Io<'_>, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+
+    fn on_timer(&mut self, io: &mut Io<'_>) {
+        io.abort();
+    }
+
+    fn on_close(&mut self, reason: &CloseReason, _reactor: &mut Reactor) {
+        self.0.borrow_mut().closed.push(format!("{reason:?}"));
+    }
+}
+
+#[test]
+fn a_carrier_that_panics_costs_its_own_stream() {
+    for (place, ending) in [
+        ("start", "Panicked"),
+        ("send", "Panicked"),
+        ("receive", "Panicked"),
+        ("end_output", "Panicked"),
+        ("close", "Aborted"),
+    ] {
+        let (mut reactor, world) = prompt_reactor(4, 100);
+        let (broken, whole) = (Rc::<RefCell<Fate>>::default(), Rc::<RefCell<Fate>>::default());
+        let (one, other) = pair();
+        let echo = Echo { rng: Rng::with_seed(1), fate: Rc::default() };
+        reactor.carry(&StreamOptions::new(), one, echo).unwrap();
+        reactor.carry(&StreamOptions::new(), other, Brief(whole.clone(), true)).unwrap();
+        reactor
+            .carry(&StreamOptions::new(), Broken(place), Brief(broken.clone(), place != "end_output"))
+            .unwrap();
+        step_until(&mut reactor, |reactor| reactor.connections() == 0);
+        assert!(broken.borrow().closed[0].contains(ending), "in {place}: {broken:?}");
+        assert!(!whole.borrow().closed[0].contains("Panicked"), "in {place}: {whole:?}");
+        let metrics = reactor.metrics();
+        assert_eq!((metrics.handler_panics, metrics.internal_panics), (1, 0), "in {place}");
+        check_the_end(&mut reactor, &world);
+    }
+}
+
+/// What a carrier does with a stream that has gone, or with more than there is room for.
+#[test]
+fn a_stream_that_has_ended_takes_nothing_more() {
+    let (mut reactor, world) = prompt_reactor(4, 100);
+    let fate = Rc::<RefCell<Fate>>::default();
+    let echo = Echo { rng: Rng::with_seed(1), fate: fate.clone() };
+    let stream = reactor.carry(&StreamOptions::new(), Broken("nowhere"), echo).unwrap().id();
+    let mut carried = reactor.carried(stream).unwrap();
+    assert!(carried.room() > 0);
+    assert_eq!(carried.receive(b""), 0);
+    carried.end();
+    carried.end();
+    assert_eq!((carried.room(), carried.receive(b"behind the end")), (0, 0));
+    carried.fail(std::io::ErrorKind::ConnectionReset.into());
+    assert!(reactor.carried(stream).is_none());
+    assert_eq!(fate.borrow().closed.len(), 1);
+    check_the_end(&mut reactor, &world);
+}
