@@ -23,8 +23,8 @@ mod successor;
 mod watch;
 
 pub use crate::reactor::{
-    Accepted, Address, CloseReason, ConnectionId, Dialing, Handle, HandleError, Handler, Incoming, Io,
-    ListenOptions, MemoryBudget, Polled, Relayed, StreamOptions, ToAddresses, Writable, WriteAsync,
+    Accepted, Address, CloseReason, ConnectionId, Dialing, FileError, Handle, HandleError, Handler, Incoming,
+    Io, ListenOptions, MemoryBudget, Polled, Relayed, StreamOptions, ToAddresses, Writable, WriteAsync,
 };
 pub use builder::RuntimeBuilder;
 pub use inherit::{Inherited, inherited};

@@ -9,7 +9,7 @@ use super::pace::timers::Timers;
 use super::table::Table;
 use super::threads::mailbox::Mailbox;
 use super::{Reactor, Shared};
-use crate::buf::Spare;
+use crate::buf::{ReadMemory, Spare};
 use crate::config::{
     BusyPoll, EMBEDDED_POOL_BUFFER_BYTES, EMBEDDED_POOL_BUFFERS, EMBEDDED_TURN_BYTES, EMBEDDED_TURN_TIME,
     PoolConfig, RingEntries, SPARE_BYTES, UringFeature,
@@ -223,6 +223,7 @@ impl ReactorBuilder {
                 spare: Spare::new(SPARE_BYTES),
                 memory: Memory::new(ledger, index),
                 void: Vec::new(),
+                reads: ReadMemory::default(),
                 now,
                 deferred: Vec::new(),
                 new_pollers: Vec::new(),

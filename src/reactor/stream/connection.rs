@@ -2,6 +2,7 @@
 
 use super::deadlines::Since;
 use super::ending::{Cut, Look};
+use super::files::{FileRead, Files};
 use super::handler::{CloseReason, Handler};
 use super::reading::Reading;
 use super::relay::Passage;
@@ -53,8 +54,12 @@ pub(in crate::reactor) struct Link {
     pub(in crate::reactor) reading: Reading,
     /// Bytes that will be received one buffer at a time, because a pause is likely.
     pub(in crate::reactor) careful: usize,
-    /// The half of the out double-buffer that is filling.
+    /// The half of the out double-buffer that is filling. While a file waits, it is behind that.
     pub(in crate::reactor) out: Payload,
+    /// What waits before that, if any of it is still in a file; and bytes of it that are in memory.
+    pub(in crate::reactor) files: Option<Box<Files>>,
+    pub(in crate::reactor) ahead: usize,
+    pub(in crate::reactor) file_read: FileRead,
     /// Bytes in the other half, which the driver has. 0 if no send is in flight.
     pub(in crate::reactor) sending: usize,
     /// The result of a send whose payload has not come back yet.
@@ -157,6 +162,9 @@ impl Link {
             reading: Reading::Idle,
             careful,
             out: Payload::default(),
+            files: None,
+            ahead: 0,
+            file_read: FileRead::None,
             sending: 0,
             sent: None,
             marks: Marks::default(),
@@ -213,8 +221,20 @@ impl Link {
         self.phase <= Phase::Open && !self.write_ends
     }
 
+    /// Bytes in memory that are still to be sent.
     pub(in crate::reactor) fn pending_output(&self) -> usize {
-        self.out.len() + self.sending
+        self.out.len() + self.sending + self.ahead
+    }
+
+    /// What is sent before anything that is written now.
+    pub(in crate::reactor) fn output_before(&self) -> u64 {
+        (self.pending_output() as u64).saturating_add(self.file_bytes())
+    }
+
+    /// Lets go of everything that was not handed to the driver.
+    pub(in crate::reactor) fn discard_output(&mut self) {
+        (self.out, self.marks) = (Payload::default(), Marks::default());
+        (self.files, self.ahead) = (None, 0);
     }
 
     /// Whether what was written before is still there. `false` once the handler has taken it away through
@@ -248,7 +268,7 @@ impl Link {
         let addresses = (self.peer.clone(), local);
         let remote = Remote::new((self.id, self.connection), mailbox.clone(), addresses, limits);
         let handle = self.remote.insert(Handle::new(remote));
-        handle.remote().set_output(self.out.len() + self.sending);
+        handle.remote().set_output(self.out.len() + self.sending + self.ahead);
         // Nothing was written to it yet, so there is nothing to take over.
         match self.phase {
             Phase::Connecting | Phase::Open if !self.write_ends => {}
@@ -262,7 +282,7 @@ impl Link {
     /// Takes over what other threads wrote.
     pub(in crate::reactor) fn collect_outbox(&mut self, spare: &mut Spare) {
         let Some(handle) = &self.remote else { return };
-        let (before, ahead) = (self.out.len(), self.pending_output());
+        let (before, ahead) = (self.out.len(), self.output_before());
         handle.remote().collect(&mut self.out, spare);
         self.marks.add(ahead, self.out.len() - before);
     }
@@ -289,12 +309,13 @@ impl Link {
         }
         let soft = if short { limits.output_soft.min(SHORT_BYTES) } else { limits.output_soft };
         let most = if self.throttled { soft / 2 } else { soft };
-        let throttled = own > most && limits.throttles;
+        let many = self.files.as_ref().is_some_and(|files| files.are_many(self.throttled));
+        let throttled = (own > most || many) && limits.throttles;
         std::mem::replace(&mut self.throttled, throttled) != throttled && throttled
     }
 
     pub(in crate::reactor) fn has_operations(&self) -> bool {
-        self.connecting || self.sending > 0 || {
+        self.connecting || self.sending > 0 || self.file_read != FileRead::None || {
             use Reading::{Armed, Cancelling, Once, Watching};
             matches!(self.reading, Armed | Once | Watching | Cancelling)
         }

@@ -3,7 +3,7 @@
 use super::connection::{Link, Phase};
 use super::deadlines::Overdue;
 use super::handler::CloseReason;
-use crate::buf::{Marks, Payload, Spare};
+use crate::buf::Spare;
 use crate::config::QUIET_TIMEOUT;
 use crate::reactor::pace::timers::deadline;
 use crate::reactor::socket::address::Address;
@@ -86,7 +86,7 @@ impl Link {
     /// A close by nobody's choice, in the middle of whatever the peers were saying.
     pub(super) fn begin_stop(&mut self, spare: &mut Spare) {
         let held = self.remote.as_ref().is_some_and(Handle::is_shared);
-        if self.pending_output() > 0 || !self.inbox.is_empty() || held {
+        if self.has_output() || !self.inbox.is_empty() || held {
             return self.begin_cut(Cut::Stop, spare);
         }
         self.minds_input = true;
@@ -149,7 +149,7 @@ impl Link {
         self.resets = !self.write_ended || self.cut.is_some() || matches!(reason, CloseReason::Aborted);
         self.phase = Phase::Dead;
         self.reason.get_or_insert(reason);
-        (self.out, self.marks) = (Payload::default(), Marks::default());
+        self.discard_output();
         if let Some(handle) = &self.remote {
             handle.remote().end();
         }
@@ -161,7 +161,7 @@ impl Link {
             return self.fail(CloseReason::Failed(error));
         }
         self.send_error = Some(error);
-        (self.out, self.marks) = (Payload::default(), Marks::default());
+        self.discard_output();
         self.undrained = false;
         self.above_low_water = false;
         self.write_ends = true;
@@ -245,7 +245,7 @@ impl Link {
         let now = asked
             && self.send_error.is_none()
             && !self.write_ended
-            && self.pending_output() == 0
+            && !self.has_output()
             && self.phase < Phase::Dead;
         self.write_ended |= now;
         now

@@ -1,6 +1,7 @@
 //! Brings what the kernel is asked to do in line with what a connection's state wants.
 
 use super::connection::{Connection, Phase};
+use super::files::FileRead;
 use super::handler::{CloseReason, Handler};
 use super::io::Io;
 use super::reading::Reading;
@@ -58,6 +59,9 @@ impl Reactor {
 
     fn settle_output(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        if link.files.is_some() {
+            self.unsubmitted |= link.settle_files(&mut self.driver, &mut self.shared);
+        }
         if link.pending_output() == 0
             && link.accepts_output()
             && link.remote.as_ref().is_some_and(|handle| handle.remote().has_output())
@@ -67,7 +71,7 @@ impl Reactor {
         if let Some(handle) = &link.remote {
             handle.remote().set_output(link.pending_output());
         }
-        if link.out.is_empty() || link.phase > Phase::Flushing {
+        if !link.has_sendable() || link.phase > Phase::Flushing {
             return;
         }
         link.undrained = true;
@@ -94,7 +98,7 @@ impl Reactor {
             {
                 link.fail(if link.ended_by_peer { CloseReason::ByPeer } else { CloseReason::Closed });
             }
-            Phase::Flushing if output_ended || link.cut.is_some() && link.pending_output() == 0 => {
+            Phase::Flushing if output_ended || link.cut.is_some() && !link.has_output() => {
                 link.linger(self.shared.now);
             }
             Phase::Lingering => link.linger(self.shared.now),
@@ -168,6 +172,11 @@ impl Reactor {
             link.connect_cancelled = true;
             self.unsubmitted = true;
         }
+        if link.file_read == FileRead::InFlight {
+            self.driver.cancel(id.token(Kind::Read), link.descriptor());
+            link.file_read = FileRead::Cancelled;
+            self.unsubmitted = true;
+        }
         if !link.has_operations() {
             self.driver.detach(&link.socket);
             let Connection { mut link, .. } = self.forget(id).expect("it was there");
@@ -184,6 +193,7 @@ impl Reactor {
         counters.connections_closed.add(1);
         let limit = match reason {
             CloseReason::Failed(_) => return counters.connections_reset.add(1),
+            CloseReason::FileFailed { .. } => return counters.files_failed.add(1),
             CloseReason::CloseTimeout { .. } => &counters.close_timeouts,
             CloseReason::FlushTimeout { .. } => &counters.flush_timeouts,
             CloseReason::OpeningTimeout { .. } => &counters.opening_timeouts,
@@ -275,8 +285,8 @@ impl Reactor {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         link.queued = false;
         // None was in flight when it was queued, and only this begins one: others go on with what is in flight.
-        if !link.out.is_empty() {
-            let mut payload = std::mem::take(&mut link.out);
+        if link.has_sendable() {
+            let mut payload = link.take_sendable();
             self.shared.spare.fit(&mut payload);
             self.send(id, payload);
         }
