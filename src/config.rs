@@ -260,7 +260,7 @@ pub const BATCH_ITEMS: usize = 65_536;
 
 const _: () = assert!(HELD_SOFT_BYTES < HELD_HARD_BYTES);
 // What is read ahead does not keep input from being read by itself, and one part is read while another one is sent.
-const _: () = assert!(FILE_READ_BYTES * 2 <= FILE_AHEAD_BYTES && FILE_AHEAD_BYTES < OUTPUT_SOFT_BYTES);
+const _: () = assert!(FILE_READ_BYTES * 2 <= FILE_AHEAD_BYTES && FILE_AHEAD_BYTES <= OUTPUT_SOFT_BYTES / 2);
 const _: () = assert!(FILES_WAITING_SOFT < FILES_WAITING && FILE_READ_BYTES <= FILE_SPARE_BYTES);
 // The pool cannot run dry for good: a buffer is held by the kernel, by a completion that has not been handled, or by
 // the handler that is running, and the last two end with the turn.

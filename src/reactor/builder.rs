@@ -104,7 +104,7 @@ impl ReactorBuilder {
     }
 
     /// Bytes that connections may hold, all together: input that their handlers have not consumed, output that their peers have not
-    /// taken, and what handlers [claim](crate::reactor::Io::claim). Unless set, a quarter of the memory that the process may have, and
+    /// taken, as far as it is not in [files](crate::reactor::Io::write_file), and what handlers [claim](crate::reactor::Io::claim). Unless set, a quarter of the memory that the process may have, and
     /// [`config::MEMORY_BYTES`](crate::config::MEMORY_BYTES) at most. From three quarters of it on, connections with more than
     /// [`config::SHORT_BYTES`](crate::config::SHORT_BYTES) of output are not read until their peers have taken some; from seven
     /// eighths on, new connections are refused; beyond it, those that hold the most are closed, as many as are needed

@@ -153,7 +153,8 @@ impl StreamOptions {
     }
 
     /// Bytes of files that may be read ahead of what is sent of them ([`Io::write_file`](crate::reactor::Io::write_file)):
-    /// [`config::FILE_AHEAD_BYTES`] unless set. A read brings half of that, and no more than [`config::FILE_READ_BYTES`].
+    /// [`config::FILE_AHEAD_BYTES`] unless set, and no more than half of the soft limit of output. A read brings half of that, and no
+    /// more than [`config::FILE_READ_BYTES`].
     pub fn file_ahead(mut self, bytes: usize) -> Self {
         self.limits.file_ahead = bytes.max(1);
         self

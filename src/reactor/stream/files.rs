@@ -254,8 +254,11 @@ impl Link {
         if self.file_read != FileRead::None || self.phase > Phase::Flushing {
             return false;
         }
-        let ahead = self.options.limits.file_ahead;
-        let ahead = if shared.memory.is_short() { ahead.min(SHORT_BYTES / 2) } else { ahead };
+        // What is read ahead does not keep input from being read by itself, and is never beyond a limit.
+        let limits = &self.options.limits;
+        let soft =
+            if shared.memory.is_short() { limits.output_soft.min(SHORT_BYTES) } else { limits.output_soft };
+        let ahead = limits.file_ahead.min(soft / 2);
         let part = (ahead / 2).clamp(1, FILE_READ_BYTES);
         let part = usize::try_from(range.end - range.start).map_or(part, |left| left.min(part));
         let there = self.sending + files.head.len();
