@@ -195,12 +195,10 @@ impl<P: Payload> Proactor<P> {
     /// One [`Event::Read`] gives the memory back.
     pub fn read_file(&mut self, file: Arc<File>, range: Range<u64>, memory: Vec<u8>, token: u64) {
         self.pending += 1;
-        let (threads, waker) = (self.settings.file_threads, &self.waker);
-        let files = self.files.get_or_insert_with(|| {
-            let waker = waker.clone();
-            // Fails only when the selector is gone, and then nobody waits.
-            FileReader::new(threads, move || drop(waker.wake()))
-        });
+        let (threads, waker) = (self.settings.file_threads, self.waker.clone());
+        // A wake fails only when the selector is gone, and then nobody waits.
+        let reader = || FileReader::new(threads, move || drop(waker.wake()));
+        let files = self.files.get_or_insert_with(reader);
         files.read(token, file, range, memory);
     }
 
