@@ -64,6 +64,24 @@ pub const CAREFUL_BYTES: usize = 32 << 20;
 /// What a receive counts for at least, of [`CAREFUL_BYTES`].
 pub const CAREFUL_STEP: usize = 64 << 10;
 
+/// Bytes of files that are read ahead of what a connection sends: so much lies in memory of files of any size.
+pub const FILE_AHEAD_BYTES: usize = 512 << 10;
+
+/// Bytes of one read of a file, where a connection may read so much ahead twice.
+pub const FILE_READ_BYTES: usize = 256 << 10;
+
+/// Files of a connection that wait to be sent: from here on its input is not read.
+pub const FILES_WAITING_SOFT: usize = 64;
+
+/// Files of a connection that wait to be sent: no more are taken.
+pub const FILES_WAITING: usize = 4096;
+
+/// Memory for reads of files that a reactor keeps for the next one.
+pub const FILE_SPARE_BYTES: usize = 4 << 20;
+
+/// Threads that read files for a reactor whose backend cannot. They are started when there is something to read.
+pub const FILE_THREADS: usize = 4;
+
 /// What other threads may have handed to a connection that its reactor has not taken over yet.
 pub const OUTBOX_BYTES: usize = 16 << 20;
 
@@ -244,6 +262,9 @@ pub const LONGEST_BATCH_RETRY_PAUSE: Duration = Duration::from_secs(1);
 pub const BATCH_ITEMS: usize = 65_536;
 
 const _: () = assert!(HELD_SOFT_BYTES < HELD_HARD_BYTES);
+// What is read ahead does not keep input from being read by itself, and one part is read while another one is sent.
+const _: () = assert!(FILE_READ_BYTES * 2 <= FILE_AHEAD_BYTES && FILE_AHEAD_BYTES <= OUTPUT_SOFT_BYTES / 2);
+const _: () = assert!(FILES_WAITING_SOFT < FILES_WAITING && FILE_READ_BYTES <= FILE_SPARE_BYTES);
 // The pool cannot run dry for good: a buffer is held by the kernel, by a completion that has not been handled, or by
 // the handler that is running, and the last two end with the turn.
 const HELD_BY_HANDLER: usize = 1;
@@ -313,6 +334,7 @@ pub(crate) struct Limits {
     pub(crate) throttles: bool,
     pub(crate) input: usize,
     pub(crate) outbox: usize,
+    pub(crate) file_ahead: usize,
     /// Not to be set but by tests.
     pub(crate) read_ahead: usize,
     pub(crate) careful: usize,
@@ -334,6 +356,7 @@ impl Default for Limits {
             throttles: true,
             input: INPUT_BYTES,
             outbox: OUTBOX_BYTES,
+            file_ahead: FILE_AHEAD_BYTES,
             read_ahead: READ_AHEAD_BYTES,
             careful: CAREFUL_BYTES,
         }

@@ -39,8 +39,9 @@ gauges! {
     starved: " Connections that wait for a receive buffer.";
     input_bytes: " Bytes that arrived and that handlers have not consumed.";
     output_bytes: " Bytes of output that wait for peers, with what the kernel has not taken yet.";
+    file_bytes: " Bytes of files that are to be sent and were not read yet.";
     outbox_bytes: " Bytes that other threads have written and the reactor has not taken over.";
-    held_bytes: " Bytes that count in the budget of memory: these three, and what handlers claim.";
+    held_bytes: " Bytes that count in the budget of memory: those of input, output and outboxes, what files are being read into, and what handlers claim.";
     listeners: " Listening sockets.";
     timers: " Timers that are set.";
     operations: " Operations in flight at the backend.";

@@ -82,6 +82,7 @@ metrics! {
     memory_closed: "counter", " Connections that were closed because they held the most of it.";
     output_limits: "counter", " Connections that were closed because too much output waited.";
     input_limits: "counter", " Connections that were closed because their handler left too much unconsumed.";
+    files_failed: "counter", " Connections that were reset because a file that was to be sent could not be read.";
     handler_panics: "counter", " Panics in handlers, each of which closed its connection, and in actions handed to a reactor.";
     internal_panics: "counter", " Panics below the handlers, each of which ended at most the connections that it concerned: bugs of this library.";
     accept_backoffs: "counter", " Times that a listener rested because the process had run out of descriptors.";
@@ -90,6 +91,8 @@ metrics! {
     sent_bytes: "counter", " Bytes that the kernel took.";
     sends: "counter", " Sends that it took them from.";
     short_sends: "counter", " Sends that took only a part and were continued.";
+    file_reads: "counter", " Reads of files that were to be sent.";
+    file_bytes: "counter", " Bytes that they brought.";
     pool_parks: "counter", " Receives that had to wait for a buffer of the pool.";
     reads_paused: "counter", " Times that reading paused because output was waiting.";
     turns: "counter", " Turns of the run loop.";

@@ -33,6 +33,9 @@ pub enum Event<P> {
     /// takes ([`bytes_per_send`](crate::Settings::bytes_per_send)), or an error (or a cancellation) struck after
     /// these; sending the rest shows which.
     Sent(io::Result<usize>, P),
+    /// A read of a file ended: how many bytes now lie at the start of the memory, which comes back. Fewer than it has room for:
+    /// the file ends there; or the system gave no more at a time.
+    Read(io::Result<usize>, Vec<u8>),
 }
 
 /// Bytes that arrived.

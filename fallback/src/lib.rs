@@ -61,7 +61,7 @@
 //!                 proactor.detach(peer); // Closes the connection: we kept no `Rc` of it.
 //!                 open = false;
 //!             }
-//!             Event::Connected(_) => unreachable!("nothing was connected"),
+//!             Event::Connected(_) | Event::Read(..) => unreachable!("nothing of the kind was asked for"),
 //!         }
 //!     }
 //! }
@@ -76,11 +76,13 @@
 //! [`wait`](Proactor::wait) runs the sources that can do something, asks the selector (which sleeps only if
 //! nothing was done), and runs those that became ready. [`Settings`] bounds the work per source and turn.
 //! [`Completion`] and [`Event`] are what comes out, [`BufferId`] names a buffer of the pool, [`Payload`] is
-//! what a send owns, and a [`Waker`] ends a wait from another thread.
+//! what a send owns, and a [`Waker`] ends a wait from another thread. A [`FileReader`] is the threads that read files, of which no
+//! selector tells anything; it can be used by itself.
 //!
 //! # Semantics
 //!
-//! - Submitting makes no system call on a socket and completes nothing; both happen in `wait`.
+//! - Submitting makes no system call on a socket and completes nothing; both happen in `wait`. A read of a file begins at once,
+//!   on a thread of its own, and completes in `wait` as well.
 //! - Every operation has one final completion, `more == false`. Accepts and receives may have others before
 //!   it.
 //! - A final completion leaves nothing behind: the payload is back, no buffer is held.
@@ -88,7 +90,7 @@
 //!
 //! # Non-goals
 //!
-//! Datagrams, files, timers, TLS, Windows, selectors that are not edge-triggered (`poll`, `select`), and more
+//! Datagrams, files other than regular ones and writing to those, timers, TLS, Windows, selectors that are not edge-triggered (`poll`, `select`), and more
 //! than one thread per proactor. Sockets are attached by the caller, who sets their options.
 
 #![forbid(unsafe_code)]
@@ -97,6 +99,7 @@
 compile_error!("trochus-fallback needs epoll or kqueue");
 
 mod completion;
+mod files;
 mod payload;
 mod pool;
 mod proactor;
@@ -106,6 +109,7 @@ mod sys;
 mod waker;
 
 pub use completion::{Completion, Event, Received};
+pub use files::{FileRead, FileReader, fitting};
 pub use payload::{MAX_SLICES, Payload, fill};
 pub use pool::BufferId;
 pub use proactor::Proactor;

@@ -1,5 +1,6 @@
 //! The proactor: attached sockets by descriptor, the queue of those that can run, and the wait.
 
+use crate::files::{FileRead, FileReader};
 use crate::pool::Pool;
 use crate::settings::Settings;
 use crate::source::{Source, Turn};
@@ -10,9 +11,12 @@ use mio::{Events, Poll, Token};
 use socket2::{SockAddr, Socket};
 use std::collections::VecDeque;
 use std::fmt;
+use std::fs::File;
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// No descriptor has this number.
@@ -36,6 +40,8 @@ pub struct Proactor<P> {
     /// Completions that were decided without a system call and wait to be handed over.
     decided: VecDeque<Completion<P>>,
     pool: Pool,
+    /// There from the first read on.
+    files: Option<FileReader>,
     settings: Settings,
     pending: usize,
 }
@@ -66,6 +72,7 @@ impl<P: Payload> Proactor<P> {
             later: Vec::new(),
             decided: VecDeque::new(),
             pool: Pool::new(settings.buffers, settings.buffer_bytes),
+            files: None,
             settings,
             pending: 0,
         })
@@ -184,6 +191,24 @@ impl<P: Payload> Proactor<P> {
         }
     }
 
+    /// Reads a range of a regular file, as much of it as `memory` has room for, on one of a few threads that are there for that.
+    /// One [`Event::Read`] gives the memory back.
+    pub fn read_file(&mut self, file: Arc<File>, range: Range<u64>, memory: Vec<u8>, token: u64) {
+        self.pending += 1;
+        let (threads, waker) = (self.settings.file_threads, self.waker.clone());
+        // A wake fails only when the selector is gone, and then nobody waits.
+        let reader = || FileReader::new(threads, move || drop(waker.wake()));
+        let files = self.files.get_or_insert_with(reader);
+        files.read(token, file, range, memory);
+    }
+
+    /// Ends the read with this token if no thread has begun it; one that was begun completes as if nothing had been said.
+    pub fn cancel_read(&mut self, token: u64) {
+        if let Some(files) = &mut self.files {
+            files.cancel(token);
+        }
+    }
+
     /// Does what can be done, then waits for readiness and does what became possible. Completions go to
     /// `sink`, in order per socket and direction.
     ///
@@ -203,13 +228,14 @@ impl<P: Payload> Proactor<P> {
         timeout: Option<Duration>,
         sink: &mut impl FnMut(Completion<P>),
     ) -> io::Result<()> {
-        let completed = self.hand_over_decided(sink) + self.run_queue(sink);
+        let completed = self.hand_over_decided(sink) + self.hand_over_read(sink) + self.run_queue(sink);
         let idle = completed == 0 && self.later.is_empty();
         let timeout = if idle { timeout } else { Some(Duration::ZERO) };
         let timeout = sys::sleep_exactly(self.poll.registry(), timeout);
         let polled = self.poll.poll(&mut self.events, timeout);
         if polled.is_ok() {
             self.note_events();
+            self.hand_over_read(sink);
             self.run_queue(sink);
         }
         self.queue.extend(self.later.drain(..));
@@ -229,7 +255,9 @@ impl<P: Payload> Proactor<P> {
     /// it.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !self.queue.is_empty() || !self.decided.is_empty()
+        !self.queue.is_empty()
+            || !self.decided.is_empty()
+            || self.files.as_ref().is_some_and(FileReader::has_done)
     }
 
     /// The first `len` bytes of a buffer that a completion lent.
@@ -308,6 +336,15 @@ impl<P: Payload> Proactor<P> {
             sink(completion);
         }
         completed
+    }
+
+    fn hand_over_read(&mut self, sink: &mut impl FnMut(Completion<P>)) -> usize {
+        let Some(files) = &mut self.files else { return 0 };
+        let pending = &mut self.pending;
+        files.take(&mut |FileRead { token, result, memory }| {
+            *pending -= 1;
+            sink(Completion { token, event: Event::Read(result, memory), more: false });
+        })
     }
 
     /// Gives each queued source one turn; those with work left go to `later`.

@@ -13,6 +13,7 @@ use std::io;
 /// | [`accepts_per_turn`](Settings::accepts_per_turn) | 64 |
 /// | [`bytes_per_send`](Settings::bytes_per_send) | unlimited |
 /// | [`events_per_turn`](Settings::events_per_turn) | 1024 |
+/// | [`file_threads`](Settings::file_threads) | 4 |
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Settings {
@@ -23,6 +24,7 @@ pub struct Settings {
     pub(crate) accepts_per_turn: usize,
     pub(crate) bytes_per_send: usize,
     pub(crate) events_per_turn: usize,
+    pub(crate) file_threads: usize,
 }
 
 impl Default for Settings {
@@ -35,6 +37,7 @@ impl Default for Settings {
             accepts_per_turn: 64,
             bytes_per_send: usize::MAX,
             events_per_turn: 1024,
+            file_threads: 4,
         }
     }
 }
@@ -86,6 +89,12 @@ impl Settings {
         self
     }
 
+    /// How many threads may read files at a time; each is started when there is something for it to read. At least 1.
+    pub fn file_threads(mut self, count: usize) -> Self {
+        self.file_threads = count;
+        self
+    }
+
     /// Checks every limit; returns the size of the whole pool in bytes.
     pub(crate) fn pool_bytes(&self) -> io::Result<usize> {
         let limits = [
@@ -96,6 +105,7 @@ impl Settings {
             ("accepts_per_turn", self.accepts_per_turn),
             ("bytes_per_send", self.bytes_per_send),
             ("events_per_turn", self.events_per_turn),
+            ("file_threads", self.file_threads),
         ];
         if let Some((name, _)) = limits.iter().find(|(_, value)| *value == 0) {
             return Err(invalid(format!("{name} is 0; it must be at least 1")));

@@ -19,13 +19,13 @@ impl Marks {
         self.foreign
     }
 
-    /// `len` foreign bytes come behind `before` others that are still to be sent.
-    pub(crate) fn add(&mut self, before: usize, len: usize) {
+    /// `len` foreign bytes come behind `before` others that are still to be sent, some of which may have to be read first.
+    pub(crate) fn add(&mut self, before: u64, len: usize) {
         if len == 0 {
             return;
         }
         self.foreign += len;
-        let start = self.sent + before as u64;
+        let start = self.sent.saturating_add(before);
         let end = start + len as u64;
         match self.ranges.back_mut() {
             Some(last) if last.end == start => last.end = end,
@@ -69,7 +69,7 @@ mod tests {
             let (mut marks, mut pending) = (Marks::default(), VecDeque::new());
             for (own, foreign, sent) in steps {
                 pending.extend(std::iter::repeat_n(false, own));
-                marks.add(pending.len(), foreign);
+                marks.add(pending.len() as u64, foreign);
                 pending.extend(std::iter::repeat_n(true, foreign));
                 let sent = sent.min(pending.len());
                 pending.drain(..sent);

@@ -3,11 +3,13 @@
 mod inbox;
 mod marks;
 mod payload;
+mod reads;
 mod spare;
 
 pub(crate) use inbox::{Inbox, Offered};
 pub(crate) use marks::Marks;
 pub(crate) use payload::Payload;
+pub(crate) use reads::ReadMemory;
 pub(crate) use spare::{HasSpare, Spare};
 
 /// A buffer of the receive pool, by its number.

@@ -46,10 +46,12 @@ pub enum UringFeature {
     MultishotAccept,
     /// Provided-buffer rings (5.19). Without them receives are one-shot and wait by polling.
     BufferRing,
+    /// Reads of files. Without them threads read.
+    FileRead,
 }
 
 impl UringFeature {
-    pub(crate) const ALL: [(UringFeature, &str); 8] = [
+    pub(crate) const ALL: [(UringFeature, &str); 9] = [
         (UringFeature::NoSqArray, "no_sqarray"),
         (UringFeature::DeferTaskRun, "defer_taskrun"),
         (UringFeature::SingleIssuer, "single_issuer"),
@@ -58,6 +60,7 @@ impl UringFeature {
         (UringFeature::MultishotReceive, "multishot_receive"),
         (UringFeature::MultishotAccept, "multishot_accept"),
         (UringFeature::BufferRing, "buffer_ring"),
+        (UringFeature::FileRead, "file_read"),
     ];
 }
 

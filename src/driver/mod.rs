@@ -20,10 +20,13 @@ use crate::buf::{BufferId, Payload};
 use crate::config::PoolConfig;
 use bytes::Bytes;
 use socket2::{SockAddr, Socket};
+use std::fs::File;
 use std::io;
 use std::net::Shutdown;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What a driver can be asked to do. The set is closed: a backend that lacks an arm does not compile.
@@ -42,6 +45,8 @@ pub(crate) enum Op {
     Watch { socket: RawFd },
     /// Sends the payload. At most one is in flight on a stream: independent ring entries are not ordered.
     Send { socket: RawFd, payload: Payload },
+    /// Reads a range of a regular file, as much of it as `memory` has room for. At most one is in flight of a stream.
+    Read { file: Arc<File>, range: Range<u64>, memory: Vec<u8> },
 }
 
 /// The answer to an operation. It is the final one unless `more` is set.
@@ -62,6 +67,8 @@ pub(crate) enum Event {
     Sent(io::Result<usize>, Option<Payload>),
     /// The kernel does not read the payload any more of a send whose result came before.
     Released(Payload),
+    /// How many bytes of a file now lie at the start of the memory, which comes back.
+    Read(io::Result<usize>, Vec<u8>),
     /// A cancellation did not find the operation. It may have completed; but the kernel also moves operations about, and
     /// does not find one on its way. Whoever still waits for the final completion cancels again.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only the ring has such cancellations"))]
@@ -325,10 +332,10 @@ impl Driver {
 #[derive(Clone, Debug)]
 pub(crate) enum DriverWaker {
     #[cfg(target_os = "linux")]
-    Event(std::sync::Arc<uring::Bell>),
+    Event(Arc<uring::Bell>),
     Readiness(trochus_fallback::Waker),
     #[cfg(test)]
-    Simulated(std::sync::Arc<std::sync::atomic::AtomicBool>),
+    Simulated(Arc<std::sync::atomic::AtomicBool>),
 }
 
 impl DriverWaker {

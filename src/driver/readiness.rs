@@ -1,10 +1,12 @@
 //! The readiness backend: the same operations over `trochus-fallback`, where epoll or kqueue is all there is.
 
 use super::{
-    BufferGroup, Capabilities, Completion, DriverStats, DriverWaker, Event, Lent, Op, Received, Token,
+    BufferGroup, Capabilities, Completion, DriverStats, DriverWaker, Event, Kind, Lent, Op, Received, Token,
 };
 use crate::buf::{BufferId, Payload};
-use crate::config::{ACCEPTS_PER_TURN, EVENTS_PER_TURN, PoolConfig, RECEIVES_PER_TURN, SEND_BYTES};
+use crate::config::{
+    ACCEPTS_PER_TURN, EVENTS_PER_TURN, FILE_THREADS, PoolConfig, RECEIVES_PER_TURN, SEND_BYTES,
+};
 use socket2::Socket;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, RawFd};
@@ -33,7 +35,8 @@ impl Readiness {
             .receives_per_turn(RECEIVES_PER_TURN)
             .accepts_per_turn(ACCEPTS_PER_TURN)
             .bytes_per_send(SEND_BYTES)
-            .events_per_turn(EVENTS_PER_TURN);
+            .events_per_turn(EVENTS_PER_TURN)
+            .file_threads(FILE_THREADS);
         Ok(Readiness { proactor: Proactor::new(settings)?, buffers: usize::from(pool.buffers), enters: 0 })
     }
 
@@ -60,11 +63,17 @@ impl Readiness {
             }
             Op::Watch { socket } => self.proactor.watch(socket, token.bits()),
             Op::Send { socket, payload } => self.proactor.send(socket, payload, token.bits()),
+            Op::Read { file, range, memory } => self.proactor.read_file(file, range, memory, token.bits()),
         }
     }
 
     pub(crate) fn cancel(&mut self, token: Token, socket: RawFd) {
-        self.proactor.cancel(socket, token.bits());
+        match token.kind() {
+            Kind::Read => self.proactor.cancel_read(token.bits()),
+            Kind::Accept | Kind::Connect | Kind::Receive | Kind::Send => {
+                self.proactor.cancel(socket, token.bits())
+            }
+        }
     }
 
     pub(crate) fn wait(&mut self, timeout: Option<Duration>, into: &mut Vec<Completion>) -> io::Result<()> {
@@ -135,6 +144,7 @@ fn translate(completion: fallback::Completion<Payload>) -> Completion {
             None => Received::End,
         })),
         fallback::Event::Sent(result, payload) => Event::Sent(result, Some(payload)),
+        fallback::Event::Read(result, memory) => Event::Read(result, memory),
     };
     Completion { token: Token::from_bits(token).expect("only tokens were submitted"), event, more }
 }

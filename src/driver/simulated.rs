@@ -5,6 +5,7 @@
 //! are interrupted, find no buffer, or fail; cancellations do not find them; waits end for nothing. Other threads do
 //! something while the reactor waits. Time passes when nothing else can happen, and as a test says.
 
+mod files;
 mod pending;
 mod shared;
 mod world;
@@ -36,8 +37,8 @@ pub(crate) struct Simulated {
     returned: shared::Returned,
     whims: Whims,
     operations: BTreeMap<u64, Pending>,
-    /// The descriptor of each operation whose final completion has not been handed over.
-    in_flight: BTreeMap<u64, RawFd>,
+    /// The socket of each operation whose final completion has not been handed over.
+    in_flight: BTreeMap<u64, Option<RawFd>>,
     attached: BTreeMap<RawFd, Rc<Socket>>,
     /// Completions that have happened and are on their way, each after so many more waits.
     late: Vec<(usize, Completion)>,
@@ -85,7 +86,7 @@ impl Simulated {
 
     pub(crate) fn detach(&mut self, socket: RawFd) {
         let mut world = self.world.borrow_mut();
-        if self.in_flight.values().any(|in_flight| *in_flight == socket) {
+        if self.in_flight.values().any(|in_flight| *in_flight == Some(socket)) {
             world.faults.push(format!("descriptor {socket} was detached with an operation in flight"));
         }
         if let Some(peer) = world.peers.remove(&socket) {
@@ -96,7 +97,7 @@ impl Simulated {
 
     pub(crate) fn submit(&mut self, token: Token, op: Op) {
         self.world.borrow_mut().may_panic();
-        if !self.attached.contains_key(&descriptor(&op)) {
+        if descriptor(&op).is_some_and(|socket| !self.attached.contains_key(&socket)) {
             self.fault(format!("{token:?} on a descriptor that is not attached"));
         }
         if self.in_flight.insert(token.bits(), descriptor(&op)).is_some() {
@@ -221,6 +222,7 @@ impl Simulated {
             Op::Receive { socket, once } => self.receive(*socket, *once),
             Op::Watch { socket } => self.watch(*socket),
             Op::Send { socket, payload } => self.send(*socket, payload),
+            Op::Read { file, range, memory } => self.read_file(file, range, memory),
         };
         let (event, more) = match outcome {
             Outcome::Nothing => {
@@ -245,12 +247,18 @@ impl Simulated {
                 }
                 return true;
             }
+            Outcome::Read(read) => {
+                let Op::Read { memory, .. } = pending.op else { unreachable!("only a read reads") };
+                self.complete(Completion { token, event: Event::Read(Ok(read), memory), more: false });
+                return true;
+            }
             Outcome::Failed(error) => {
                 let event = match pending.op {
                     Op::Accept { .. } => Event::Accepted(Err(error)),
                     Op::Connect { .. } => Event::Connected(Err(error)),
                     Op::Receive { .. } | Op::Watch { .. } => Event::Received(Err(error)),
                     Op::Send { payload, .. } => Event::Sent(Err(error), Some(payload)),
+                    Op::Read { memory, .. } => Event::Read(Err(error), memory),
                 };
                 self.complete(Completion { token, event, more: false });
                 return true;
@@ -404,11 +412,5 @@ impl Simulated {
 
     pub(crate) fn descriptor(&self) -> RawFd {
         -1
-    }
-}
-
-impl std::fmt::Debug for Simulated {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Simulated").field("operations", &self.operations.len()).finish_non_exhaustive()
     }
 }

@@ -10,11 +10,14 @@ pub(crate) enum Kind {
     Connect = 2,
     Receive = 3,
     Send = 4,
+    /// Of a file.
+    Read = 5,
 }
 
 impl Kind {
     fn from_bits(bits: u8) -> Option<Kind> {
-        [Kind::Accept, Kind::Connect, Kind::Receive, Kind::Send].into_iter().find(|kind| *kind as u8 == bits)
+        let kinds = [Kind::Accept, Kind::Connect, Kind::Receive, Kind::Send, Kind::Read];
+        kinds.into_iter().find(|kind| *kind as u8 == bits)
     }
 }
 
@@ -69,7 +72,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_token_keeps_its_parts(kind in 1u8..5, generation in 0..GENERATIONS, index: u32) {
+        fn a_token_keeps_its_parts(kind in 1u8..6, generation in 0..GENERATIONS, index: u32) {
             let kind = Kind::from_bits(kind).unwrap();
             let token = Token::from_bits(Token::new(kind, generation, index).bits()).unwrap();
             prop_assert_eq!((token.kind(), token.generation(), token.index()), (kind, generation, index));

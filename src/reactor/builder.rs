@@ -9,7 +9,7 @@ use super::pace::timers::Timers;
 use super::table::Table;
 use super::threads::mailbox::Mailbox;
 use super::{Reactor, Shared};
-use crate::buf::Spare;
+use crate::buf::{ReadMemory, Spare};
 use crate::config::{
     BusyPoll, EMBEDDED_POOL_BUFFER_BYTES, EMBEDDED_POOL_BUFFERS, EMBEDDED_TURN_BYTES, EMBEDDED_TURN_TIME,
     PoolConfig, RingEntries, SPARE_BYTES, UringFeature,
@@ -104,7 +104,7 @@ impl ReactorBuilder {
     }
 
     /// Bytes that connections may hold, all together: input that their handlers have not consumed, output that their peers have not
-    /// taken, and what handlers [claim](crate::reactor::Io::claim). Unless set, a quarter of the memory that the process may have, and
+    /// taken, as far as it is not in [files](crate::reactor::Io::write_file), and what handlers [claim](crate::reactor::Io::claim). Unless set, a quarter of the memory that the process may have, and
     /// [`config::MEMORY_BYTES`](crate::config::MEMORY_BYTES) at most. From three quarters of it on, connections with more than
     /// [`config::SHORT_BYTES`](crate::config::SHORT_BYTES) of output are not read until their peers have taken some; from seven
     /// eighths on, new connections are refused; beyond it, those that hold the most are closed, as many as are needed
@@ -223,6 +223,7 @@ impl ReactorBuilder {
                 spare: Spare::new(SPARE_BYTES),
                 memory: Memory::new(ledger, index),
                 void: Vec::new(),
+                reads: ReadMemory::default(),
                 now,
                 deferred: Vec::new(),
                 soon: Vec::new(),

@@ -29,6 +29,7 @@ pub use socket::incoming::{Accepted, Incoming};
 pub use socket::lookup::Lookup;
 pub use socket::options::{ListenOptions, StreamOptions};
 pub use socket::race::Dialing;
+pub use stream::files::FileError;
 pub use stream::handler::{CloseReason, Handler, Polled};
 pub use stream::io::Io;
 pub use stream::relay::Relayed;
@@ -43,7 +44,7 @@ pub(crate) use socket::seats::Seats;
 pub(crate) use socket::system::{inherited_descriptor, pass_descriptors};
 pub(crate) use threads::reactor_handle::SentAction;
 
-use crate::buf::{HasSpare, Spare};
+use crate::buf::{HasSpare, ReadMemory, Spare};
 use crate::config::LONGEST_SLEEP;
 use crate::driver::{Backend, BufferGroup, Capabilities, Completion, Driver};
 use crate::error::{Error, Result};
@@ -130,6 +131,8 @@ struct Shared {
     mailbox: Arc<Mailbox>,
     counters: Arc<PaddedCounters>,
     spare: Spare,
+    /// What files are read into.
+    reads: ReadMemory,
     memory: Memory,
     /// Takes what is written to a connection that is closing.
     void: Vec<u8>,

@@ -52,6 +52,7 @@ const MASKS: [(&str, &[UringFeature]); 5] = [
             UringFeature::MultishotReceive,
             UringFeature::MultishotAccept,
             UringFeature::BufferRing,
+            UringFeature::FileRead,
         ],
     ),
 ];

@@ -21,6 +21,7 @@ mod deadlines;
 mod embedded;
 mod endings;
 mod failing;
+mod files;
 mod flow;
 mod ground;
 mod handles;
@@ -92,6 +93,7 @@ fn trials() -> Vec<Trial> {
         writers::suites(),
         reach::suites(),
         relay::suites(),
+        files::suites(),
         later::suites(),
         addresses::suites(),
         options::suites(),

@@ -39,6 +39,7 @@ pub(crate) enum Ending {
     OutputLimit { pending: usize, limit: usize, text: String },
     InputLimit { pending: usize, limit: usize, text: String },
     MemoryBudget { held: usize },
+    FileFailed { missing: u64, kind: io::ErrorKind, text: String },
     OutputDamaged,
     Panicked,
     Shutdown,
@@ -64,6 +65,9 @@ impl From<&CloseReason> for Ending {
             CloseReason::OutputLimit { pending, limit } => Ending::OutputLimit { pending, limit, text },
             CloseReason::InputLimit { pending, limit } => Ending::InputLimit { pending, limit, text },
             CloseReason::MemoryBudget { held, .. } => Ending::MemoryBudget { held },
+            CloseReason::FileFailed { missing, ref error } => {
+                Ending::FileFailed { missing, kind: error.kind(), text }
+            }
             CloseReason::OutputDamaged => Ending::OutputDamaged,
             CloseReason::Panicked => Ending::Panicked,
             CloseReason::Shutdown => Ending::Shutdown,

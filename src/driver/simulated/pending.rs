@@ -14,15 +14,19 @@ pub(super) enum Outcome {
     /// Something happened; whether the operation can stay armed.
     Happened(Event, bool),
     Sent(usize),
+    /// So much of a file was read.
+    Read(usize),
     Failed(io::Error),
 }
 
-pub(super) fn descriptor(op: &Op) -> RawFd {
+/// Of the socket that it is about.
+pub(super) fn descriptor(op: &Op) -> Option<RawFd> {
     match op {
         Op::Accept { listener: socket }
         | Op::Connect { socket, .. }
         | Op::Receive { socket, .. }
         | Op::Watch { socket }
-        | Op::Send { socket, .. } => *socket,
+        | Op::Send { socket, .. } => Some(*socket),
+        Op::Read { .. } => None,
     }
 }

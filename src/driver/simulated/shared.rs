@@ -62,3 +62,9 @@ impl Simulated {
         self.returned.lock().unwrap().len()
     }
 }
+
+impl std::fmt::Debug for Simulated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Simulated").field("operations", &self.operations.len()).finish_non_exhaustive()
+    }
+}

@@ -94,6 +94,10 @@ pub(crate) struct World {
     pub(crate) tick: Duration,
     /// Receives that the reactor has cancelled.
     pub(crate) cancelled_receives: usize,
+    /// Reads of files until one fails.
+    pub(crate) broken_reads: Option<usize>,
+    /// Those that did not.
+    pub(crate) reads: usize,
     /// Memory that was not given back: faults of the reactor, found by the driver.
     pub(crate) faults: Vec<String>,
 }

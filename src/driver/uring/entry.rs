@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::buf::{BufferId, Payload};
-use crate::config::SEND_BYTES;
+use crate::config::{FILE_READ_BYTES, SEND_BYTES};
 use crate::driver::{BufferGroup, Kind, Token};
 use io_uring::{cqueue, opcode, squeue, types};
 use socket2::{SockAddr, SockRef, Socket};
@@ -59,6 +59,13 @@ pub(super) enum Wire<'a> {
     SendMessage {
         socket: RawFd,
         message: &'a Message,
+    },
+    /// From a file.
+    Read {
+        file: RawFd,
+        offset: u64,
+        address: *mut u8,
+        len: usize,
     },
     Watch {
         socket: RawFd,
@@ -117,6 +124,11 @@ impl Wire<'_> {
             }
             Wire::SendMessage { socket, message } => {
                 opcode::SendMsg::new(Fd(socket), &message.header).flags(SEND_FLAGS as u32).build()
+            }
+            Wire::Read { file, offset, address, len } => {
+                // More than that is no use to anybody, and what is left is read by the next one.
+                let len = len.min(FILE_READ_BYTES) as u32;
+                opcode::Read::new(Fd(file), address, len).offset(offset).build()
             }
             Wire::Watch { socket } => {
                 opcode::PollAdd::new(Fd(socket), libc::POLLIN as u32).multi(true).build()

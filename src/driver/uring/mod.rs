@@ -6,6 +6,7 @@
 mod bell;
 mod connect;
 mod entry;
+mod files;
 mod operations;
 mod pool;
 mod probe;
@@ -34,6 +35,7 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use trochus_fallback::FileReader;
 
 /// A ring, its buffers, and what its operations hold.
 pub(crate) struct Uring {
@@ -55,6 +57,9 @@ pub(crate) struct Uring {
     translated: Vec<Raw>,
     /// Completions that were decided when the operation was submitted.
     decided: Vec<Completion>,
+    /// Reads files if the ring is not to: the reader itself is there from the first read on.
+    reader: Option<FileReader>,
+    reads_files: bool,
     stats: DriverStats,
 }
 
@@ -83,6 +88,8 @@ impl Uring {
             translated: Vec::new(),
             decided: Vec::new(),
             in_flight: 0,
+            reader: None,
+            reads_files: !without.contains(UringFeature::FileRead),
             stats: DriverStats::default(),
         };
         if provided_buffers && !without.contains(UringFeature::MultishotReceive) {
@@ -124,13 +131,17 @@ impl Uring {
                 let entry = wire.entry();
                 self.push_owner(token, entry, Memory::Send(payload, message));
             }
+            Op::Read { file, range, memory } => self.read_file(token, file, range, memory),
         }
     }
 
     pub(crate) fn cancel(&mut self, token: Token, _socket: RawFd) {
         let cancellation = Internal::Cancelled(Some(token)).bits();
         match token.kind() {
-            Kind::Send | Kind::Connect => {
+            Kind::Send | Kind::Connect | Kind::Read => {
+                if let Some(reader) = &mut self.reader {
+                    reader.cancel(token.bits());
+                }
                 let keys: Vec<Token> = self.operations.keys(token).collect();
                 for key in keys {
                     self.push(Wire::Cancel { target: key.bits() }, cancellation);
@@ -150,6 +161,7 @@ impl Uring {
         self.stats.completion_overflows += u64::from(late || self.ring.has_overflowed());
         self.ring.reap(&mut self.raw);
         into.append(&mut self.decided);
+        self.take_read(into);
         self.translate(into);
         Ok(())
     }
@@ -280,6 +292,7 @@ impl Uring {
                 };
                 (token, event)
             }
+            Kind::Read => self.file_read(key, raw),
         };
         self.in_flight -= usize::from(!raw.more());
         into.push(Completion { token, event, more: raw.more() });

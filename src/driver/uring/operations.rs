@@ -1,9 +1,11 @@
-//! What the kernel may read on behalf of an operation, in a slot of the operation's own.
+//! What the kernel may read and write on behalf of an operation, in a slot of the operation's own.
 
 use super::connect::Connecting;
 use super::entry::Message;
 use crate::buf::Payload;
 use crate::driver::{GENERATIONS, Token};
+use std::fs::File;
+use std::sync::Arc;
 
 /// Operations that own memory until their final completion. There may be several of one table entry.
 ///
@@ -37,6 +39,8 @@ pub(super) enum Memory {
     /// The message header is there when the payload is more than one slice.
     Send(Payload, Option<Box<Message>>),
     Connect(Connecting),
+    /// The file stays open until then.
+    Read(#[expect(dead_code, reason = "it is there to be kept")] Arc<File>, Vec<u8>),
 }
 
 impl Operations {

@@ -1,5 +1,6 @@
 //! A ring by itself, without a reactor: what the kernel really does with it.
 
+mod files;
 mod sharing;
 
 use super::*;

@@ -28,6 +28,7 @@ impl Reactor {
             gauges.starved += u64::from(link.reading == Reading::Starved);
             gauges.input_bytes += link.inbox.len() as u64;
             gauges.output_bytes += link.pending_output() as u64;
+            gauges.file_bytes += link.file_bytes();
             let outbox = link.remote.as_ref().map_or(0, |handle| handle.remote().outbox_len());
             gauges.outbox_bytes += outbox as u64;
         }

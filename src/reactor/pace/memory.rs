@@ -245,7 +245,8 @@ impl Link {
             return 0;
         }
         let outbox = self.remote.as_ref().map_or(0, |handle| handle.remote().outbox_len());
-        let own = self.unconsumed() + self.pending_output() + outbox;
+        let files = self.files.as_ref().map_or(0, |files| files.memory());
+        let own = self.unconsumed() + self.pending_output() + outbox + files;
         own.saturating_add(self.claimed)
     }
 }

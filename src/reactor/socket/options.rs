@@ -164,6 +164,14 @@ impl StreamOptions {
         self
     }
 
+    /// Bytes of files that may be read ahead of what is sent of them ([`Io::write_file`](crate::reactor::Io::write_file)):
+    /// [`config::FILE_AHEAD_BYTES`] unless set, and no more than half of the soft limit of output. A read brings half of that, and no
+    /// more than [`config::FILE_READ_BYTES`].
+    pub fn file_ahead(mut self, bytes: usize) -> Self {
+        self.limits.file_ahead = bytes.max(1);
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         let Limits { output_soft, output_hard, input, outbox, .. } = self.limits;
         if output_soft == 0 || output_soft > output_hard {

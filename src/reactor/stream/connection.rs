@@ -2,6 +2,7 @@
 
 use super::deadlines::Since;
 use super::ending::{Cut, Look};
+use super::files::{FileRead, Files};
 use super::filter::Filtered;
 use super::handler::{CloseReason, Handler};
 use super::reading::Reading;
@@ -56,8 +57,12 @@ pub(in crate::reactor) struct Link {
     pub(in crate::reactor) reading: Reading,
     /// Bytes that will be received one buffer at a time, because a pause is likely.
     pub(in crate::reactor) careful: usize,
-    /// The half of the out double-buffer that is filling.
+    /// The half of the out double-buffer that is filling. While a file waits, it is behind that.
     pub(in crate::reactor) out: Payload,
+    /// What waits before that, if any of it is still in a file; and bytes of it that are in memory.
+    pub(in crate::reactor) files: Option<Box<Files>>,
+    pub(in crate::reactor) ahead: usize,
+    pub(in crate::reactor) file_read: FileRead,
     /// Bytes in the other half, which the driver has. 0 if no send is in flight.
     pub(in crate::reactor) sending: usize,
     /// Bytes that wait in the filter, on their way out.
@@ -164,6 +169,9 @@ impl Link {
             reading: Reading::Idle,
             careful,
             out: Payload::default(),
+            files: None,
+            ahead: 0,
+            file_read: FileRead::None,
             sending: 0,
             filtered: 0,
             filter: None,
@@ -222,15 +230,33 @@ impl Link {
         self.phase <= Phase::Open && !self.write_ends
     }
 
+    /// Bytes in memory that are still to be sent.
     pub(in crate::reactor) fn pending_output(&self) -> usize {
-        self.out.len() + self.sending + self.filtered
+        self.out.len() + self.sending + self.ahead + self.filtered
+    }
+
+    /// Bytes in memory as they were written: what has passed a filter is not among them any more.
+    fn written_output(&self) -> usize {
+        let on_its_way = self.filter.as_ref().map_or(self.sending, |filter| filter.sealing());
+        self.out.len() + on_its_way + self.ahead
+    }
+
+    /// What was written before anything that is written now.
+    pub(in crate::reactor) fn output_before(&self) -> u64 {
+        (self.written_output() as u64).saturating_add(self.file_bytes())
+    }
+
+    /// Lets go of everything that was not handed to the driver.
+    pub(in crate::reactor) fn discard_output(&mut self) {
+        (self.out, self.marks) = (Payload::default(), Marks::default());
+        (self.files, self.ahead) = (None, 0);
     }
 
     /// Whether what was written before is still there. `false` once the handler has taken it away through
     /// [`Io::out`](crate::reactor::Io::out): then nobody knows any more what belongs where.
     #[inline]
     pub(in crate::reactor) fn has_intact_output(&self) -> bool {
-        self.out.is_intact() && (self.marks.foreign() == 0 || self.marks.foreign() <= self.unsealed_output())
+        self.out.is_intact() && (self.marks.foreign() == 0 || self.marks.foreign() <= self.written_output())
     }
 
     /// The vector that output is appended to; borrowed from the reactor's spare ones while there is output.
@@ -272,7 +298,7 @@ impl Link {
     /// Takes over what other threads wrote.
     pub(in crate::reactor) fn collect_outbox(&mut self, spare: &mut Spare) {
         let Some(handle) = &self.remote else { return };
-        let (before, ahead) = (self.out.len(), self.unsealed_output());
+        let (before, ahead) = (self.out.len(), self.output_before());
         handle.remote().collect(&mut self.out, spare);
         self.marks.add(ahead, self.out.len() - before);
     }
@@ -299,12 +325,13 @@ impl Link {
         }
         let soft = if short { limits.output_soft.min(SHORT_BYTES) } else { limits.output_soft };
         let most = if self.throttled { soft / 2 } else { soft };
-        let throttled = own > most && limits.throttles;
+        let many = self.files.as_ref().is_some_and(|files| files.are_many(self.throttled));
+        let throttled = (own > most || many) && limits.throttles;
         std::mem::replace(&mut self.throttled, throttled) != throttled && throttled
     }
 
     pub(in crate::reactor) fn has_operations(&self) -> bool {
-        self.connecting || self.sending > 0 || {
+        self.connecting || self.sending > 0 || self.file_read != FileRead::None || {
             use Reading::{Armed, Cancelling, Once, Watching};
             matches!(self.reading, Armed | Once | Watching | Cancelling)
         }

@@ -268,7 +268,7 @@ impl Link {
             self.since.output = Some((now, 0));
             return None;
         }
-        let (pending, least, period) = (self.pending_output(), rate.bytes, rate.period);
+        let (pending, least, period) = (self.unsent(), rate.bytes, rate.period);
         Some(CloseReason::WriteTooSlow { pending, taken, least, period })
     }
 
@@ -282,7 +282,7 @@ impl Link {
         let Some((_, limit)) = self.first_limit().filter(|(due, _)| *due <= now) else {
             return Overdue::Nothing;
         };
-        let (limits, pending) = (&self.options.deadlines, self.pending_output());
+        let (limits, pending) = (&self.options.deadlines, self.unsent());
         match limit {
             Limit::FailedOutput => Overdue::Fail(CloseReason::Closed),
             Limit::Opening => {

@@ -1,6 +1,7 @@
 //! Completions find their connections, and connections' handlers are called.
 
 use super::connection::{Connection, Link, Phase};
+use super::files::FileRead;
 use super::handler::{CloseReason, Handler};
 use super::io::Io;
 use super::reading::Reading;
@@ -56,6 +57,7 @@ impl Reactor {
             Event::Sent(result, Some(payload)) => self.sent(id, result, payload),
             Event::Sent(result, None) => self.sent_but_held(id, result),
             Event::Released(payload) => self.released(id, payload),
+            Event::Read(result, memory) => self.file_was_read(id, result, memory),
             Event::NotCancelled => self.cancel_again(id, token.kind()),
         }
     }
@@ -108,6 +110,7 @@ impl Reactor {
                 let waits = match kind {
                     Kind::Receive => link.reading == Reading::Cancelling,
                     Kind::Send => link.send_cancelled && link.sending > 0,
+                    Kind::Read => link.file_read == FileRead::Cancelled,
                     _ => link.connect_cancelled && link.connecting,
                 };
                 (link.descriptor(), waits)
@@ -185,7 +188,7 @@ impl Reactor {
                 link.last_progress = self.shared.now;
                 payload.advance(sent);
                 link.note_sent(sent, payload.len());
-                let more = !payload.is_empty() || !link.out.is_empty() || link.filtered > 0;
+                let more = !payload.is_empty() || link.has_sendable() || link.filtered > 0;
                 link.since.taken(sent, more);
                 if payload.is_empty() || link.phase == Phase::Dead {
                     self.shared.spare.give_payload(payload);
@@ -205,7 +208,8 @@ impl Reactor {
 
     fn tell_room(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
-        if link.above_low_water && link.pending_output() <= link.options.limits.low_water() {
+        let is_low = link.files.is_none() && link.pending_output() <= link.options.limits.low_water();
+        if link.above_low_water && is_low {
             link.above_low_water = false;
             if link.accepts_output() {
                 self.call(id, |handler, io| handler.on_room(io));
@@ -215,7 +219,7 @@ impl Reactor {
 
     fn tell_drained(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
-        if link.undrained && link.pending_output() == 0 {
+        if link.undrained && !link.has_output() {
             link.undrained = false;
             if link.phase == Phase::Open {
                 self.call(id, |handler, io| handler.on_drained(io));
@@ -419,6 +423,6 @@ pub(in crate::reactor) fn panicked(link: &mut Link, shared: &Shared) {
     link.fail(CloseReason::Panicked);
 }
 
-fn is_transient(error: &io::Error) -> bool {
+pub(super) fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
 }

@@ -85,7 +85,7 @@ impl Link {
     /// A close by nobody's choice, in the middle of whatever the peers were saying.
     pub(super) fn begin_stop(&mut self, spare: &mut Spare) {
         let held = self.remote.as_ref().is_some_and(Handle::is_shared);
-        if self.pending_output() > 0 || self.unconsumed() > 0 || held {
+        if self.has_output() || self.unconsumed() > 0 || held {
             return self.begin_cut(Cut::Stop, spare);
         }
         self.minds_input = true;
@@ -253,7 +253,7 @@ impl Link {
             && self.has_taken_leave()
             && self.send_error.is_none()
             && !self.write_ended
-            && self.pending_output() == 0
+            && !self.has_output()
             && self.phase < Phase::Dead;
         self.write_ended |= now;
         now

@@ -160,6 +160,11 @@ impl Filtered {
         }
     }
 
+    /// Output that is being sealed, as it was written.
+    pub(super) fn sealing(&self) -> usize {
+        self.sealing.len()
+    }
+
     /// Output that waits here.
     fn pending(&self) -> usize {
         self.said.len() + self.sealing.len()
@@ -210,14 +215,6 @@ impl Link {
         self.inbox.len() + self.filter.as_ref().map_or(0, |filter| filter.filter.held_input())
     }
 
-    /// Output as it was written: what is ahead of what is written now, but for what is on its way already.
-    pub(super) fn unsealed_output(&self) -> usize {
-        match &self.filter {
-            None => self.out.len() + self.sending,
-            Some(filter) => self.out.len() + filter.sealing.len(),
-        }
-    }
-
     /// Output that other threads wrote.
     #[inline]
     pub(super) fn foreign_output(&self) -> usize {
@@ -243,7 +240,7 @@ impl Link {
     }
 
     fn forget_written(&mut self) {
-        (self.out, self.marks) = Default::default();
+        self.discard_output();
         if let Some(filter) = &mut self.filter {
             filter.sealing = Payload::default();
             self.filtered = filter.pending();
@@ -262,7 +259,7 @@ impl Link {
 
     /// Has the filter say its last words, once all that was written is sent and nothing follows.
     pub(super) fn take_leave(&mut self) {
-        if !self.is_asked_to_end_output() || self.phase < Phase::Open || self.pending_output() > 0 {
+        if !self.is_asked_to_end_output() || self.phase < Phase::Open || self.has_output() {
             return;
         }
         if let Some(filter) = &mut self.filter
@@ -318,10 +315,12 @@ impl Link {
     /// The next part of the output as it is to be sent. `None` if there is nothing.
     fn seal(&mut self, spare: &mut Spare) -> Result<Option<Payload>, CloseReason> {
         let Some(filter) = self.filter.as_deref_mut() else { return Ok(None) };
-        if self.phase >= Phase::Open && filter.sealing.is_empty() && !self.out.is_empty() {
-            let sealed = std::mem::replace(&mut filter.sealing, std::mem::take(&mut self.out));
-            spare.give_payload(sealed);
+        if self.phase >= Phase::Open && filter.sealing.is_empty() && self.has_sendable() {
+            let next = self.take_sendable();
+            let Some(filter) = self.filter.as_deref_mut() else { return Ok(None) };
+            spare.give_payload(std::mem::replace(&mut filter.sealing, next));
         }
+        let Some(filter) = self.filter.as_deref_mut() else { return Ok(None) };
         if filter.pending() == 0 {
             return Ok(None);
         }

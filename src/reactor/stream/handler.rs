@@ -35,7 +35,7 @@ pub trait Handler: Any {
         let _ = io;
     }
 
-    /// The kernel has taken all output.
+    /// The kernel has taken all output, with all files that were [written](Io::write_file).
     fn on_drained(&mut self, io: &mut Io<'_>) {
         let _ = io;
     }
@@ -185,6 +185,13 @@ pub enum CloseReason {
         /// The limit ([`StreamOptions::input_limit`](crate::reactor::StreamOptions::input_limit)).
         limit: usize,
     },
+    /// A file that was [written](Io::write_file) could not be read: it has become shorter, or the system says why.
+    FileFailed {
+        /// Bytes of the range that are missing.
+        missing: u64,
+        /// What happened; `UnexpectedEof` if it has become shorter.
+        error: io::Error,
+    },
     /// All connections of the runtime together held more than they may, and this one the most.
     MemoryBudget {
         /// Bytes that it held.
@@ -226,6 +233,7 @@ impl Clone for CloseReason {
             ConnectFailed(ref error) => ConnectFailed(copy(error)),
             OutputLimit { pending, limit } => OutputLimit { pending, limit },
             InputLimit { pending, limit } => InputLimit { pending, limit },
+            FileFailed { missing, ref error } => FileFailed { missing, error: copy(error) },
             MemoryBudget { held, all, limit } => MemoryBudget { held, all, limit },
             OutputDamaged => OutputDamaged,
             Panicked => Panicked,
@@ -286,6 +294,9 @@ impl fmt::Display for CloseReason {
             }
             CloseReason::InputLimit { pending, limit } => {
                 write!(f, "the handler left {pending} bytes of input unconsumed; the limit is {limit}")
+            }
+            CloseReason::FileFailed { missing, error } => {
+                write!(f, "a file could not be sent; its last {missing} bytes are missing: {error}")
             }
             CloseReason::MemoryBudget { held, all, limit } => {
                 write!(

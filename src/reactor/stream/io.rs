@@ -40,7 +40,7 @@ impl Io<'_> {
     }
 
     /// The output itself, for encoders: append to it, and do not touch what is there. What was appended may be taken back, but
-    /// not what lies before something that [`write_bytes`](Self::write_bytes) or another thread wrote: that closes the connection
+    /// not what lies before something that [`write_bytes`](Self::write_bytes), [`write_file`](Self::write_file) or another thread wrote: that closes the connection
     /// ([`CloseReason::OutputDamaged`]).
     #[inline]
     pub fn out(&mut self) -> &mut Vec<u8> {
@@ -53,7 +53,8 @@ impl Io<'_> {
         self.link.writable_text(&mut self.shared.spare)
     }
 
-    /// Bytes of output that the kernel has not taken yet.
+    /// Bytes of output in memory that the kernel has not taken yet; see [`pending_file_bytes`](Self::pending_file_bytes) for those in
+    /// files.
     pub fn pending(&self) -> usize {
         self.link.pending_output()
     }

@@ -31,7 +31,8 @@ impl Link {
     pub(in crate::reactor) fn is_held_back(&self) -> bool {
         let limits = &self.options.limits;
         let own = self.pending_output() - self.foreign_output();
-        self.paused || limits.throttles && own > limits.output_soft
+        let many = self.files.as_ref().is_some_and(|files| files.are_many(false));
+        self.paused || limits.throttles && (own > limits.output_soft || many)
     }
 
     /// Whether the receive should be armed for more than to read ahead.

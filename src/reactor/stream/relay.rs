@@ -299,7 +299,7 @@ fn pass_on(
     let Some(Connection { link: sink, .. }) = connections.get_mut(to) else { return };
     let accepted = if sink.accepts_output() { len } else { 0 };
     if accepted > 0 {
-        let ahead = sink.unsealed_output();
+        let ahead = sink.output_before();
         append(sink.writable_out(&mut shared.spare));
         sink.marks.add(ahead, accepted);
     }

@@ -1,6 +1,7 @@
 //! Brings what the kernel is asked to do in line with what a connection's state wants.
 
 use super::connection::{Connection, Phase};
+use super::files::FileRead;
 use super::handler::{CloseReason, Handler};
 use super::io::Io;
 use crate::driver::{Kind, Token};
@@ -62,6 +63,9 @@ impl Reactor {
 
     fn settle_output(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        if link.files.is_some() {
+            self.unsubmitted |= link.settle_files(&mut self.driver, &mut self.shared);
+        }
         if link.pending_output() == 0
             && link.accepts_output()
             && link.remote.as_ref().is_some_and(|handle| handle.remote().has_output())
@@ -74,10 +78,10 @@ impl Reactor {
         if link.filter.is_some() {
             link.take_leave();
         }
-        if link.out.is_empty() && link.filtered == 0 || link.phase > Phase::Flushing {
+        if !link.has_sendable() && link.filtered == 0 || link.phase > Phase::Flushing {
             return;
         }
-        link.undrained |= !link.out.is_empty();
+        link.undrained |= link.has_sendable();
         link.above_low_water |= link.pending_output() > link.options.limits.low_water();
         let may_send = link.phase >= Phase::Open || link.phase == Phase::Handshaking && link.filtered > 0;
         if link.sending == 0 && may_send && !link.queued {
@@ -106,7 +110,7 @@ impl Reactor {
             {
                 link.fail(if link.ended_by_peer { CloseReason::ByPeer } else { CloseReason::Closed });
             }
-            Phase::Flushing if output_ended || link.cut.is_some() && link.pending_output() == 0 => {
+            Phase::Flushing if output_ended || link.cut.is_some() && !link.has_output() => {
                 link.linger(self.shared.now);
             }
             Phase::Lingering => link.linger(self.shared.now),
@@ -185,6 +189,11 @@ impl Reactor {
             link.connect_cancelled = true;
             self.unsubmitted = true;
         }
+        if link.file_read == FileRead::InFlight {
+            self.driver.cancel(id.token(Kind::Read), link.descriptor());
+            link.file_read = FileRead::Cancelled;
+            self.unsubmitted = true;
+        }
         if !link.has_operations() {
             if let Wire::Socket(socket) = &link.wire {
                 self.driver.detach(socket);
@@ -208,6 +217,7 @@ impl Reactor {
         counters.connections_closed.add(1);
         let limit = match reason {
             CloseReason::Failed(_) => return counters.connections_reset.add(1),
+            CloseReason::FileFailed { .. } => return counters.files_failed.add(1),
             CloseReason::CloseTimeout { .. } => &counters.close_timeouts,
             CloseReason::FlushTimeout { .. } => &counters.flush_timeouts,
             CloseReason::OpeningTimeout { .. } => &counters.opening_timeouts,
@@ -302,8 +312,8 @@ impl Reactor {
             return self.flush_filter(id);
         }
         // None was in flight when it was queued, and only this begins one: others go on with what is in flight.
-        if !link.out.is_empty() {
-            let mut payload = std::mem::take(&mut link.out);
+        if link.has_sendable() {
+            let mut payload = link.take_sendable();
             self.shared.spare.fit(&mut payload);
             self.send(id, payload);
         }
