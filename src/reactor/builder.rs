@@ -225,6 +225,8 @@ impl ReactorBuilder {
                 void: Vec::new(),
                 now,
                 deferred: Vec::new(),
+                succession: Default::default(),
+                former_pollers: Vec::new(),
                 new_pollers: Vec::new(),
             },
             settling: None,

@@ -60,6 +60,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::connection::Connection;
+use stream::succession::Succession;
 use table::{Id, Table};
 use threads::mailbox::{Command, Mailbox};
 
@@ -131,8 +132,11 @@ struct Shared {
     void: Vec<u8>,
     now: Instant,
     deferred: Vec<Action>,
+    succession: Succession,
     /// Connections that asked to be polled and are not in the list yet.
     new_pollers: Vec<Id>,
+    /// Connections that are in the list for a handler that they no longer have.
+    former_pollers: Vec<Id>,
 }
 
 impl HasSpare for Shared {
@@ -210,6 +214,7 @@ impl Reactor {
         self.shared.counters.turns.add(1);
         self.shared.now = self.driver.now();
         self.budget.begin_time(self.shared.now);
+        self.go_on_with_succession();
         self.handle_completions();
         self.run_commands();
         // Connections that the commands made and that are there already: whoever asked for them goes on during the next wait.
@@ -274,6 +279,8 @@ impl Reactor {
         !self.completions.is_empty()
             || !self.dirty.is_empty()
             || !self.shared.deferred.is_empty()
+            || self.shared.succession.has_waiting()
+            || !self.shared.new_pollers.is_empty()
             || !self.commands.is_empty()
             || BufferGroup::ALL
                 .into_iter()

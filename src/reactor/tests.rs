@@ -5,6 +5,7 @@ mod endings;
 mod panics;
 mod pausing;
 mod relaying;
+mod succession;
 mod threads;
 mod time;
 mod turns;

@@ -41,6 +41,7 @@ mod shutdown;
 mod sockets;
 mod stopping;
 mod stream;
+mod taking;
 mod truth;
 mod writers;
 
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
 fn trials() -> Vec<Trial> {
     let suites: Vec<Suite> = [
         stream::suites(),
+        taking::suites(),
         stopping::suites(),
         flow::suites(),
         pausing::suites(),

@@ -4,6 +4,7 @@ use super::connection::{Connection, Link, Phase};
 use super::handler::{CloseReason, Handler};
 use super::io::Io;
 use super::reading::Reading;
+use super::succession::{take_over, take_over_with};
 use crate::buf::{Inbox, Offered, Payload};
 use crate::config::CAREFUL_STEP;
 use crate::driver::{self, Completion, Event, Kind, Lent, Op, Received};
@@ -138,9 +139,7 @@ impl Reactor {
             Phase::Open if link.wants_input() => {
                 let mut inbox = std::mem::take(&mut link.inbox);
                 let offered = inbox.len() + bytes.len();
-                inbox.offer(bytes, &mut self.shared, |shared, bytes| {
-                    show(&mut **handler, link, shared, bytes)
-                });
+                inbox.offer(bytes, &mut self.shared, |shared, bytes| show(handler, link, shared, bytes));
                 put_back(link, inbox, offered, &mut self.shared);
             }
             Phase::Open => {
@@ -161,7 +160,7 @@ impl Reactor {
         }
         let mut inbox = std::mem::take(&mut link.inbox);
         let offered = inbox.len();
-        inbox.offer_again(&mut self.shared, |shared, bytes| show(&mut **handler, link, shared, bytes));
+        inbox.offer_again(&mut self.shared, |shared, bytes| show(handler, link, shared, bytes));
         put_back(link, inbox, offered, &mut self.shared);
     }
 
@@ -337,11 +336,29 @@ impl Reactor {
             panicked(link, &self.shared);
         }
         check_output(link);
+        if self.shared.succession.is_due() {
+            take_over(handler, link, &mut self.shared);
+        }
     }
 }
 
 /// Offers bytes to a handler, with the hint and the stop that [`Inbox`] wants to know of.
-fn show(handler: &mut dyn Handler, link: &mut Link, shared: &mut Shared, bytes: &[u8]) -> Offered {
+fn show(handler: &mut Box<dyn Handler>, link: &mut Link, shared: &mut Shared, bytes: &[u8]) -> Offered {
+    let mut consumed = show_to(&mut **handler, link, shared, bytes);
+    if shared.succession.is_due() {
+        consumed += take_over_with(handler, link, shared, &bytes[consumed..]);
+    }
+    Offered { consumed, wanted: link.wanted, stop: link.phase != Phase::Open || link.paused }
+}
+
+/// How many of them it consumed.
+#[inline]
+pub(super) fn show_to(
+    handler: &mut dyn Handler,
+    link: &mut Link,
+    shared: &mut Shared,
+    bytes: &[u8],
+) -> usize {
     link.wanted = 0;
     let mut io = Io { link, shared };
     let consumed = catch_unwind(AssertUnwindSafe(|| {
@@ -354,7 +371,7 @@ fn show(handler: &mut dyn Handler, link: &mut Link, shared: &mut Shared, bytes: 
         bytes.len()
     });
     check_output(link);
-    Offered { consumed, wanted: link.wanted, stop: link.phase != Phase::Open || link.paused }
+    consumed
 }
 
 fn put_back(link: &mut Link, mut inbox: Inbox, offered: usize, shared: &mut Shared) {
@@ -375,13 +392,13 @@ fn put_back(link: &mut Link, mut inbox: Inbox, offered: usize, shared: &mut Shar
 /// Looks, behind each call, whether the handler has left alone what was written before: what is missing would be found when it
 /// is sent, where it would concern everybody.
 #[inline]
-fn check_output(link: &mut Link) {
+pub(super) fn check_output(link: &mut Link) {
     if !link.has_intact_output() {
         link.fail(CloseReason::OutputDamaged);
     }
 }
 
-fn panicked(link: &mut Link, shared: &Shared) {
+pub(super) fn panicked(link: &mut Link, shared: &Shared) {
     shared.counters.handler_panics.add(1);
     crate::log::handler_panicked(&link.peer);
     link.fail(CloseReason::Panicked);

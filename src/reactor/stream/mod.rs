@@ -9,3 +9,4 @@ pub(super) mod io;
 pub(super) mod reading;
 pub(super) mod relay;
 pub(super) mod settle;
+pub(super) mod succession;

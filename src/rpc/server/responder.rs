@@ -338,6 +338,15 @@ impl<P: Protocol, S: Service<P>> Handler for Responder<P, S> {
     }
 }
 
+/// Also where another handler has taken over: what is answered later goes nowhere.
+impl<P: Protocol, S> Drop for Responder<P, S> {
+    fn drop(&mut self) {
+        if let Some(later) = &self.later {
+            later.close();
+        }
+    }
+}
+
 impl Backlog {
     pub(super) fn len(&self) -> usize {
         self.bytes.len() - self.start
