@@ -120,6 +120,9 @@ pub const PEERS_REMEMBERED: usize = 65_536;
 /// How long a connection attempt may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the handshake of a connection with TLS may take.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How long one of several addresses has to answer before the next one is tried as well (RFC 8305).
 pub const CONNECT_STAGGER: Duration = Duration::from_millis(250);
 

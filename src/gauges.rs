@@ -32,6 +32,7 @@ macro_rules! gauges {
 gauges! {
     connections: " Connections, those that are connecting or still ending included.";
     connecting: " Connection attempts that go on.";
+    handshaking: " Connections, made by either side, whose handshake goes on.";
     closing: " Connections that this side has closed and that have not ended.";
     paused: " Connections whose handler has paused reading.";
     throttled: " Connections that are not read because output waits: their own, or that of the one that they are relayed to.";

@@ -65,6 +65,8 @@ metrics! {
     connections_refused: "counter", " Connections that were turned away, by their server or at its limit.";
     peers_over_limit: "counter", " Those of them that were turned away because their peer had too many, or came too often.";
     connects_failed: "counter", " Connection attempts that came to nothing.";
+    handshakes_failed: "counter", " Connections that ended before the handshake was over.";
+    handshake_timeouts: "counter", " Those of them whose peer did not finish it in time.";
     connections_reset: "counter", " Connections that ended with a socket's error.";
     connections_over_limit: "counter", " Connections that were closed because they exceeded a limit.";
     opening_timeouts: "counter", " Connections that were closed because their peer said nothing at all for too long.";

@@ -2,6 +2,7 @@
 
 mod deadlines;
 mod endings;
+mod filters;
 mod panics;
 mod pausing;
 mod relaying;

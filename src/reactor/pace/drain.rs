@@ -5,7 +5,7 @@ use crate::driver::Kind;
 use crate::error::Result;
 use crate::reactor::Reactor;
 use crate::reactor::pace::timers;
-use crate::reactor::stream::connection::{Connection, Phase};
+use crate::reactor::stream::connection::{Connection, Link, Phase};
 use crate::reactor::stream::handler::CloseReason;
 use crate::reactor::table::Id;
 use std::time::{Duration, Instant};
@@ -40,8 +40,13 @@ impl Reactor {
     }
 
     fn ask_to_end(&mut self, id: Id) {
-        match self.connections.get(id).map(|connection| connection.link.phase) {
-            Some(Phase::Connecting) => self.change(id, |link| link.fail(CloseReason::Shutdown)),
+        // Who was accepted and is in its handshake has its time for that: its request may be on the way.
+        let is_attempt = |connection: &Connection| {
+            let Link { phase, race, .. } = &connection.link;
+            *phase == Phase::Connecting || *phase == Phase::Handshaking && race.is_some()
+        };
+        match self.connections.get(id).map(is_attempt) {
+            Some(true) => self.change(id, |link| link.fail(CloseReason::Shutdown)),
             Some(_) => self.stop_connection(id),
             None => {}
         }

@@ -21,6 +21,7 @@ impl Reactor {
             let Some(connection) = self.connections.get(id) else { continue };
             let link = &connection.link;
             gauges.connecting += u64::from(link.phase == Phase::Connecting);
+            gauges.handshaking += u64::from(link.phase == Phase::Handshaking);
             gauges.closing += u64::from(matches!(link.phase, Phase::Flushing | Phase::Lingering));
             gauges.paused += u64::from(link.paused);
             gauges.throttled += u64::from(link.throttled || !link.has_passage_open());

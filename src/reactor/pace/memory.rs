@@ -245,7 +245,7 @@ impl Link {
             return 0;
         }
         let outbox = self.remote.as_ref().map_or(0, |handle| handle.remote().outbox_len());
-        let own = self.inbox.len() + self.pending_output() + outbox;
+        let own = self.unconsumed() + self.pending_output() + outbox;
         own.saturating_add(self.claimed)
     }
 }

@@ -231,9 +231,9 @@ impl Reactor {
         }
         let id = self.connections.insert(|id| Connection {
             handler,
-            link: Link::new(id, socket, peer, options, Phase::Open, Some(seat), self.shared.now),
+            link: Link::new(id, socket, peer, options, Phase::Connecting, Some(seat), self.shared.now),
         });
-        self.opened(id);
+        self.established(id);
     }
 
     pub(in crate::reactor) fn opened(&mut self, id: Id) {

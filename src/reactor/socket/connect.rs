@@ -102,7 +102,7 @@ impl Reactor {
     }
 
     /// Of several attempts one has succeeded.
-    fn open_first(&mut self, id: Id, race: &SharedRace) {
+    pub(in crate::reactor) fn open_first(&mut self, id: Id, race: &SharedRace) {
         if !self.win_race(id, race) {
             return self.change(id, |link| link.fail(CloseReason::Aborted));
         }
@@ -114,13 +114,9 @@ impl Reactor {
         link.connecting = false;
         match result {
             Ok(()) if link.phase == Phase::Connecting => {
-                link.phase = Phase::Open;
                 // A handler that closes at once has the time of a close, not what is left of this.
                 self.timers.change(&mut link.phase_timer, Due::Phase(id), None);
-                match link.race.clone() {
-                    Some(race) => self.open_first(id, &race),
-                    None => self.opened(id),
-                }
+                self.established(id);
             }
             Ok(()) => self.settle(id),
             // A Unix-domain server's backlog is full. On TCP the kernel tries again by itself; here nothing tells when

@@ -47,11 +47,11 @@ impl Reactor {
         let options = Rc::new(options.clone());
         let id = self.connections.insert(|id| Connection {
             handler: Box::new(handler),
-            link: Link::new(id, socket, peer, options, Phase::Open, None, self.shared.now),
+            link: Link::new(id, socket, peer, options, Phase::Connecting, None, self.shared.now),
         });
         let connection = self.connections.get_mut(id).expect("it has just been put there");
         let handle = connection.link.handle(&self.shared.mailbox);
-        self.opened(id);
+        self.established(id);
         self.disturbed();
         Ok(handle)
     }

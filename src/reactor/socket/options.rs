@@ -6,6 +6,7 @@ use super::tuning::Tuning;
 use crate::config::{self, Limits};
 use crate::error::{Error, Result};
 use crate::reactor::stream::deadlines::Deadlines;
+use crate::reactor::stream::filter::Filters;
 use socket2::{SockRef, Socket, TcpKeepalive};
 use std::fmt;
 use std::io;
@@ -22,6 +23,8 @@ pub struct StreamOptions {
     keepalive: Option<Duration>,
     user_timeout: Option<Duration>,
     pub(crate) connect_timeout: Duration,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) filters: Filters,
     pub(crate) close_timeout: Duration,
     pub(crate) flush_timeout: Duration,
     pub(in crate::reactor) deadlines: Deadlines,
@@ -38,6 +41,8 @@ impl Default for StreamOptions {
             keepalive: None,
             user_timeout: None,
             connect_timeout: config::CONNECT_TIMEOUT,
+            handshake_timeout: config::HANDSHAKE_TIMEOUT,
+            filters: Filters::default(),
             close_timeout: config::CLOSE_TIMEOUT,
             flush_timeout: config::FLUSH_TIMEOUT,
             deadlines: Deadlines::default(),
@@ -87,6 +92,13 @@ impl StreamOptions {
     /// How long a connection attempt may take: [`config::CONNECT_TIMEOUT`] unless set.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long the handshake of a connection with TLS may take, from when the connection is there
+    /// ([`CloseReason::HandshakeTimeout`](crate::net::CloseReason::HandshakeTimeout)): [`config::HANDSHAKE_TIMEOUT`] unless set.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.handshake_timeout = timeout;
         self
     }
 

@@ -2,6 +2,7 @@
 
 use super::deadlines::Since;
 use super::ending::{Cut, Look};
+use super::filter::Filtered;
 use super::handler::{CloseReason, Handler};
 use super::reading::Reading;
 use super::relay::Passage;
@@ -33,6 +34,8 @@ pub(in crate::reactor) struct Connection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::reactor) enum Phase {
     Connecting,
+    /// Its filter talks with the peer, and its handler does not yet.
+    Handshaking,
     Open,
     /// Closed by this side; output is still being sent. Input is thrown away, or the peer could wait for us to read.
     Flushing,
@@ -57,6 +60,10 @@ pub(in crate::reactor) struct Link {
     pub(in crate::reactor) out: Payload,
     /// Bytes in the other half, which the driver has. 0 if no send is in flight.
     pub(in crate::reactor) sending: usize,
+    /// Bytes that wait in the filter, on their way out.
+    pub(in crate::reactor) filtered: usize,
+    /// What stands between the socket and the handler.
+    pub(in crate::reactor) filter: Option<Box<Filtered>>,
     /// The result of a send whose payload has not come back yet.
     pub(in crate::reactor) sent: Option<io::Result<usize>>,
     /// Which bytes of the output are no answers to input, because other threads wrote them. They do not make reading pause,
@@ -158,6 +165,8 @@ impl Link {
             careful,
             out: Payload::default(),
             sending: 0,
+            filtered: 0,
+            filter: None,
             sent: None,
             marks: Marks::default(),
             checked_output: 0,
@@ -214,14 +223,14 @@ impl Link {
     }
 
     pub(in crate::reactor) fn pending_output(&self) -> usize {
-        self.out.len() + self.sending
+        self.out.len() + self.sending + self.filtered
     }
 
     /// Whether what was written before is still there. `false` once the handler has taken it away through
     /// [`Io::out`](crate::reactor::Io::out): then nobody knows any more what belongs where.
     #[inline]
     pub(in crate::reactor) fn has_intact_output(&self) -> bool {
-        self.out.is_intact() && self.marks.foreign() <= self.pending_output()
+        self.out.is_intact() && (self.marks.foreign() == 0 || self.marks.foreign() <= self.unsealed_output())
     }
 
     /// The vector that output is appended to; borrowed from the reactor's spare ones while there is output.
@@ -247,12 +256,13 @@ impl Link {
         let limits = (self.options.limits.outbox, self.options.limits.output_soft);
         let addresses = (self.peer.clone(), local);
         let remote = Remote::new((self.id, self.connection), mailbox.clone(), addresses, limits);
+        let pending = self.pending_output();
         let handle = self.remote.insert(Handle::new(remote));
-        handle.remote().set_output(self.out.len() + self.sending);
+        handle.remote().set_output(pending);
         // Nothing was written to it yet, so there is nothing to take over.
         match self.phase {
-            Phase::Connecting | Phase::Open if !self.write_ends => {}
-            Phase::Connecting | Phase::Open => handle.remote().refuse_output(),
+            Phase::Connecting | Phase::Handshaking | Phase::Open if !self.write_ends => {}
+            Phase::Connecting | Phase::Handshaking | Phase::Open => handle.remote().refuse_output(),
             Phase::Flushing | Phase::Lingering => handle.remote().refuse_all(),
             Phase::Dead => handle.remote().end(),
         }
@@ -262,7 +272,7 @@ impl Link {
     /// Takes over what other threads wrote.
     pub(in crate::reactor) fn collect_outbox(&mut self, spare: &mut Spare) {
         let Some(handle) = &self.remote else { return };
-        let (before, ahead) = (self.out.len(), self.pending_output());
+        let (before, ahead) = (self.out.len(), self.unsealed_output());
         handle.remote().collect(&mut self.out, spare);
         self.marks.add(ahead, self.out.len() - before);
     }
@@ -277,7 +287,7 @@ impl Link {
     /// paused now.
     pub(in crate::reactor) fn check_output(&mut self, short: bool) -> bool {
         let limits = &self.options.limits;
-        let own = self.pending_output() - self.marks.foreign();
+        let own = self.pending_output() - self.foreign_output();
         let before = std::mem::replace(&mut self.checked_output, own);
         if own <= limits.output_hard || before == 0 {
             // A single answer may be larger than the limit; it is what comes on top of it that waits for the peer.

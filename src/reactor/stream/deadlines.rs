@@ -2,7 +2,6 @@
 
 use super::connection::{Link, Phase};
 use super::handler::CloseReason;
-use super::reading::Reading;
 use crate::config::{self, DRAIN_TIMEOUT, MESSAGE_STEP, NEVER};
 use crate::error::{Error, Result};
 use crate::reactor::pace::timers::deadline;
@@ -195,13 +194,17 @@ impl Link {
     /// Notes from when on the peer owes the rest of a message, and takes what waits for it.
     #[inline]
     pub(super) fn note_waiting(&mut self, now: Instant) {
-        let ended = self.reading == Reading::Ended;
-        let owes = !self.inbox.is_empty() && self.wants_input() && self.passage.is_none() && !ended;
+        let ended = self.input_has_ended();
+        let owes = self.unconsumed() > 0
+            && self.wants_input()
+            && self.passage.is_none()
+            && !ended
+            && self.phase > Phase::Handshaking;
         let silenced = self.is_silenced();
         if std::mem::replace(&mut self.since.silenced, silenced) && !silenced {
             self.last_input = now;
         }
-        let there = self.inbox.len();
+        let there = self.unconsumed();
         let half = self.since.half.filter(|(_, before)| there < before.saturating_add(MESSAGE_STEP));
         self.since.half = owes.then(|| half.unwrap_or((now, there)));
         let waits = self.pending_output() > 0 && self.phase >= Phase::Open;
@@ -287,7 +290,7 @@ impl Link {
                 self.ask_to_end(now, Some(reason))
             }
             Limit::Message => {
-                let (pending, timeout) = (self.inbox.len(), limits.message);
+                let (pending, timeout) = (self.unconsumed(), limits.message);
                 Overdue::Fail(CloseReason::MessageTimeout { pending, timeout })
             }
             Limit::Idle => {

@@ -81,11 +81,7 @@ impl Reactor {
         }
         match result {
             Ok(Received::Data(lent)) => self.feed(id, lent),
-            Ok(Received::End) => {
-                link.reading = Reading::Ended;
-                link.end_owed = true;
-                link.ended_by_peer = link.accepts_output();
-            }
+            Ok(Received::End) => link.socket_ended(),
             Err(error) if driver::is_out_of_buffers(&error) => {
                 self.shared.counters.pool_parks.add(1);
                 link.reading = Reading::Starved;
@@ -130,25 +126,14 @@ impl Reactor {
         let Some(Connection { handler, link }) = self.connections.get_mut(id) else { return };
         self.budget.charge(&mut link.fed, lent.len);
         link.last_input = self.shared.now;
+        if link.filter.is_some() {
+            return self.feed_filter(id, lent);
+        }
         link.since.heard = true;
         if link.phase == Phase::Open && link.passage.is_some() {
             return self.feed_passage(id, lent);
         }
-        let bytes = self.driver.bytes(lent);
-        match link.phase {
-            Phase::Open if link.wants_input() => {
-                let mut inbox = std::mem::take(&mut link.inbox);
-                let offered = inbox.len() + bytes.len();
-                inbox.offer(bytes, &mut self.shared, |shared, bytes| show(handler, link, shared, bytes));
-                put_back(link, inbox, offered, &mut self.shared);
-            }
-            Phase::Open => {
-                link.inbox.keep(bytes, &mut self.shared.spare);
-                link.unread = true;
-            }
-            // Nobody wants them any more.
-            Phase::Connecting | Phase::Flushing | Phase::Lingering | Phase::Dead => link.input_lost(),
-        }
+        take_in(handler, link, &mut self.shared, self.driver.bytes(lent));
         self.driver.release(lent.buffer);
     }
 
@@ -186,10 +171,11 @@ impl Reactor {
             Ok(sent) => {
                 counters.sends.add(1);
                 counters.sent_bytes.add(sent as u64);
-                link.marks.advance(sent);
                 link.last_progress = self.shared.now;
                 payload.advance(sent);
-                link.since.taken(sent, !payload.is_empty() || !link.out.is_empty());
+                link.note_sent(sent, payload.len());
+                let more = !payload.is_empty() || !link.out.is_empty() || link.filtered > 0;
+                link.since.taken(sent, more);
                 if payload.is_empty() || link.phase == Phase::Dead {
                     self.shared.spare.give_payload(payload);
                 } else {
@@ -338,6 +324,27 @@ impl Reactor {
         check_output(link);
         if self.shared.succession.is_due() {
             take_over(handler, link, &mut self.shared);
+        }
+    }
+}
+
+/// Shows what has arrived to the handler, or keeps it for later.
+#[inline(always)]
+pub(super) fn take_in(handler: &mut Box<dyn Handler>, link: &mut Link, shared: &mut Shared, bytes: &[u8]) {
+    match link.phase {
+        Phase::Open if link.wants_input() => {
+            let mut inbox = std::mem::take(&mut link.inbox);
+            let offered = inbox.len() + bytes.len();
+            inbox.offer(bytes, shared, |shared, bytes| show(handler, link, shared, bytes));
+            put_back(link, inbox, offered, shared);
+        }
+        Phase::Open => {
+            link.inbox.keep(bytes, &mut shared.spare);
+            link.unread = true;
+        }
+        // Nobody wants them any more.
+        Phase::Connecting | Phase::Handshaking | Phase::Flushing | Phase::Lingering | Phase::Dead => {
+            link.input_lost();
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::connection::{Link, Phase};
 use super::deadlines::Overdue;
 use super::handler::CloseReason;
-use crate::buf::{Marks, Payload, Spare};
+use crate::buf::Spare;
 use crate::config::QUIET_TIMEOUT;
 use crate::reactor::pace::timers::deadline;
 use crate::reactor::socket::address::Address;
@@ -58,7 +58,7 @@ impl Link {
 
     pub(in crate::reactor) fn begin_close(&mut self, spare: &mut Spare) {
         match self.phase {
-            Phase::Connecting => self.fail(CloseReason::Aborted),
+            Phase::Connecting | Phase::Handshaking => self.fail(CloseReason::Aborted),
             Phase::Open if self.send_error.is_some() => self.fail(CloseReason::Closed),
             Phase::Open => {
                 self.phase = Phase::Flushing;
@@ -75,7 +75,7 @@ impl Link {
     pub(super) fn begin_cut(&mut self, cut: Cut, spare: &mut Spare) {
         match self.phase {
             Phase::Open if self.send_error.is_some() => self.fail(cut.into()),
-            Phase::Connecting | Phase::Open => {
+            Phase::Connecting | Phase::Handshaking | Phase::Open => {
                 self.begin_close(spare);
                 self.cut = Some(cut);
             }
@@ -86,7 +86,7 @@ impl Link {
     /// A close by nobody's choice, in the middle of whatever the peers were saying.
     pub(super) fn begin_stop(&mut self, spare: &mut Spare) {
         let held = self.remote.as_ref().is_some_and(Handle::is_shared);
-        if self.pending_output() > 0 || !self.inbox.is_empty() || held {
+        if self.pending_output() > 0 || self.unconsumed() > 0 || held {
             return self.begin_cut(Cut::Stop, spare);
         }
         self.minds_input = true;
@@ -149,7 +149,7 @@ impl Link {
         self.resets = !self.write_ended || self.cut.is_some() || matches!(reason, CloseReason::Aborted);
         self.phase = Phase::Dead;
         self.reason.get_or_insert(reason);
-        (self.out, self.marks) = (Payload::default(), Marks::default());
+        self.drop_output();
         if let Some(handle) = &self.remote {
             handle.remote().end();
         }
@@ -157,11 +157,16 @@ impl Link {
 
     /// The end of the output, because sending failed. What has arrived is still delivered, if anybody may be waiting for it.
     pub(in crate::reactor) fn fail_output(&mut self, error: io::Error) {
+        if self.sends_farewell() {
+            // All that was written went before. Whether the peer goes on, reading tells.
+            self.write_ended = true;
+            return self.drop_output();
+        }
         if self.phase != Phase::Open {
             return self.fail(CloseReason::Failed(error));
         }
         self.send_error = Some(error);
-        (self.out, self.marks) = (Payload::default(), Marks::default());
+        self.drop_output();
         self.undrained = false;
         self.above_low_water = false;
         self.write_ends = true;
@@ -177,7 +182,7 @@ impl Link {
     /// When the connection has been where it is for too long.
     pub(in crate::reactor) fn phase_due(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Connecting => self.phase_deadline,
+            Phase::Connecting | Phase::Handshaking => self.phase_deadline,
             Phase::Lingering => {
                 // Who is to be reset has its own looks.
                 let waits = self.hurried && self.look.is_none();
@@ -199,6 +204,9 @@ impl Link {
     pub(in crate::reactor) fn overdue(&mut self, now: Instant) -> bool {
         let reason = match self.phase {
             Phase::Connecting => Some(CloseReason::ConnectFailed(io::ErrorKind::TimedOut.into())),
+            Phase::Handshaking => {
+                Some(CloseReason::HandshakeTimeout { timeout: self.options.handshake_timeout })
+            }
             Phase::Open | Phase::Flushing => match self.limit_overdue(now) {
                 Overdue::Fail(reason) => Some(reason),
                 Overdue::AskToEnd(reason) => {
@@ -241,14 +249,18 @@ impl Link {
 
     /// Whether the output is to be ended at the socket now: that was asked for, and all of it is sent.
     pub(in crate::reactor) fn ends_output_now(&mut self) -> bool {
-        let asked = self.write_ends || self.phase == Phase::Flushing && self.cut.is_none();
-        let now = asked
+        let now = self.is_asked_to_end_output()
+            && self.has_taken_leave()
             && self.send_error.is_none()
             && !self.write_ended
             && self.pending_output() == 0
             && self.phase < Phase::Dead;
         self.write_ended |= now;
         now
+    }
+
+    pub(super) fn is_asked_to_end_output(&self) -> bool {
+        self.write_ends || self.phase == Phase::Flushing && self.cut.is_none()
     }
 
     pub(in crate::reactor) fn has_ended_output(&self) -> bool {

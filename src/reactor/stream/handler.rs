@@ -156,6 +156,14 @@ pub enum CloseReason {
         /// The limit ([`ListenOptions::lifetime`](crate::reactor::ListenOptions::lifetime)).
         lifetime: Duration,
     },
+    /// The filter of the connection, such as TLS, had not come to terms with the peer in time.
+    HandshakeTimeout {
+        /// The limit ([`StreamOptions::handshake_timeout`](crate::reactor::StreamOptions::handshake_timeout)).
+        timeout: Duration,
+    },
+    /// The peer's stream ended at the socket without the end that TLS has of its own, or in the middle of the handshake: somebody on the
+    /// way may have cut it short, and what was received may be a part. All of it was delivered before.
+    Truncated,
     /// This side aborted it, or closed it as not finished: what was not sent, or not confirmed, by then is lost.
     Aborted,
     /// The socket failed, for example because the peer reset the connection. When it was sending that failed, what had arrived
@@ -211,6 +219,8 @@ impl Clone for CloseReason {
             MessageTimeout { pending, timeout } => MessageTimeout { pending, timeout },
             IdleTimeout { timeout } => IdleTimeout { timeout },
             LifetimeOver { lifetime } => LifetimeOver { lifetime },
+            HandshakeTimeout { timeout } => HandshakeTimeout { timeout },
+            Truncated => Truncated,
             Aborted => Aborted,
             Failed(ref error) => Failed(copy(error)),
             ConnectFailed(ref error) => ConnectFailed(copy(error)),
@@ -264,6 +274,10 @@ impl fmt::Display for CloseReason {
             CloseReason::LifetimeOver { lifetime } => {
                 write!(f, "it was older than {lifetime:?} and did not end when it was asked to")
             }
+            CloseReason::HandshakeTimeout { timeout } => {
+                write!(f, "the peer did not finish the handshake within {timeout:?}")
+            }
+            CloseReason::Truncated => f.write_str("the peer's stream was cut short"),
             CloseReason::Aborted => f.write_str("aborted by this side"),
             CloseReason::Failed(error) => write!(f, "the connection failed: {error}"),
             CloseReason::ConnectFailed(error) => write!(f, "could not connect: {error}"),

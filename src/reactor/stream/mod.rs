@@ -4,6 +4,7 @@ pub(super) mod connection;
 pub(super) mod deadlines;
 pub(super) mod dispatch;
 pub(super) mod ending;
+pub(super) mod filter;
 pub(super) mod handler;
 pub(super) mod io;
 pub(super) mod reading;

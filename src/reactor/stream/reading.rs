@@ -29,7 +29,7 @@ impl Link {
     #[cold]
     pub(in crate::reactor) fn is_held_back(&self) -> bool {
         let limits = &self.options.limits;
-        let own = self.pending_output() - self.marks.foreign();
+        let own = self.pending_output() - self.foreign_output();
         self.paused || limits.throttles && own > limits.output_soft
     }
 
@@ -37,6 +37,7 @@ impl Link {
     pub(in crate::reactor) fn wants_input(&self) -> bool {
         match self.phase {
             Phase::Open => !self.paused && !self.throttled && self.has_passage_open(),
+            Phase::Handshaking => true,
             // To throw it away.
             Phase::Flushing | Phase::Lingering => true,
             Phase::Connecting | Phase::Dead => false,
@@ -49,7 +50,7 @@ impl Link {
         match (self.phase, &self.passage) {
             (Phase::Open, Some(passage)) if !self.paused && !self.throttled => passage.most(),
             _ if self.wants_input() => usize::MAX,
-            (Phase::Open, None) => self.options.limits.read_ahead.saturating_sub(self.inbox.len()),
+            (Phase::Open, None) => self.options.limits.read_ahead.saturating_sub(self.unconsumed()),
             _ => 0,
         }
     }

@@ -229,6 +229,19 @@ impl Reactor {
         self.settle_sink(id);
     }
 
+    /// As [`feed_passage`](Self::feed_passage), of what came out of a filter.
+    pub(super) fn feed_passage_plain(&mut self, id: Id, plain: &[u8]) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        if link.paused || !link.inbox.is_empty() {
+            link.inbox.keep(plain, &mut self.shared.spare);
+            link.unread = true;
+        } else {
+            let append = |out: &mut Payload| out.text().extend_from_slice(plain);
+            pass_on(&mut self.connections, &mut self.shared, id, plain.len(), append);
+        }
+        self.settle_sink(id);
+    }
+
     /// What is worth it is sent from where the kernel put it.
     fn share(&mut self, lent: Lent) -> Option<Bytes> {
         if lent.len >= WORTH_SHARING { self.driver.share(lent) } else { None }
@@ -288,7 +301,7 @@ fn pass_on(
     let Some(Connection { link: sink, .. }) = connections.get_mut(to) else { return };
     let accepted = if sink.accepts_output() { len } else { 0 };
     if accepted > 0 {
-        let ahead = sink.pending_output();
+        let ahead = sink.unsealed_output();
         append(sink.writable_out(&mut shared.spare));
         sink.marks.add(ahead, accepted);
     }

@@ -3,7 +3,6 @@
 use super::connection::{Connection, Phase};
 use super::handler::{CloseReason, Handler};
 use super::io::Io;
-use super::reading::Reading;
 use crate::driver::{Kind, Token};
 use crate::reactor::Reactor;
 use crate::reactor::pace::timers::{Due, deadline};
@@ -50,7 +49,11 @@ impl Reactor {
             return true;
         }
         if std::mem::take(&mut link.end_owed) && !link.has_failed_output() {
-            self.call(id, |handler, io| handler.on_end(io));
+            if link.is_truncated() {
+                link.fail(CloseReason::Truncated);
+            } else {
+                self.call(id, |handler, io| handler.on_end(io));
+            }
             return true;
         }
         false
@@ -67,12 +70,16 @@ impl Reactor {
         if let Some(handle) = &link.remote {
             handle.remote().set_output(link.pending_output());
         }
-        if link.out.is_empty() || link.phase > Phase::Flushing {
+        if link.filter.is_some() {
+            link.take_leave();
+        }
+        if link.out.is_empty() && link.filtered == 0 || link.phase > Phase::Flushing {
             return;
         }
-        link.undrained = true;
+        link.undrained |= !link.out.is_empty();
         link.above_low_water |= link.pending_output() > link.options.limits.low_water();
-        if link.sending == 0 && link.phase >= Phase::Open && !link.queued {
+        let may_send = link.phase >= Phase::Open || link.phase == Phase::Handshaking && link.filtered > 0;
+        if link.sending == 0 && may_send && !link.queued {
             link.queued = true;
             link.last_progress = self.shared.now;
             self.dirty.push(id);
@@ -83,7 +90,7 @@ impl Reactor {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         // Whoever still reads is told of the end first.
         let end_told = !link.end_owed || link.phase != Phase::Open;
-        let input_ended = link.reading == Reading::Ended && end_told;
+        let input_ended = link.input_has_ended() && end_told;
         if link.ends_output_now() {
             self.driver.end_output(&link.socket);
         }
@@ -153,8 +160,9 @@ impl Reactor {
             if is_limit(&reason) {
                 crate::log::over_limit(&link.peer, &reason);
             }
-            let opened = link.opened;
-            self.count_end(&reason, opened);
+            let (opened, attempted) = (link.opened, link.race.is_some());
+            let shook = link.filter.is_some();
+            self.count_end(&reason, opened, attempted, shook);
             self.tell_ended(id, reason);
         }
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
@@ -175,10 +183,15 @@ impl Reactor {
         }
     }
 
-    fn count_end(&mut self, reason: &CloseReason, opened: bool) {
+    fn count_end(&mut self, reason: &CloseReason, opened: bool, attempted: bool, shook: bool) {
         let counters = &self.shared.counters;
         if !opened {
-            counters.connects_failed.add(1);
+            counters.connects_failed.add(u64::from(attempted));
+            counters.handshakes_failed.add(u64::from(shook));
+            if let CloseReason::HandshakeTimeout { .. } = reason {
+                counters.handshake_timeouts.add(1);
+                counters.connections_over_limit.add(1);
+            }
             return;
         }
         counters.connections_closed.add(1);
@@ -274,6 +287,9 @@ impl Reactor {
     fn flush_one(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         link.queued = false;
+        if link.filter.is_some() {
+            return self.flush_filter(id);
+        }
         // None was in flight when it was queued, and only this begins one: others go on with what is in flight.
         if !link.out.is_empty() {
             let mut payload = std::mem::take(&mut link.out);

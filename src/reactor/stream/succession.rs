@@ -8,7 +8,6 @@ use super::connection::{Link, Phase};
 use super::dispatch::{check_output, panicked, show_to};
 use super::handler::{CloseReason, Handler};
 use super::io::Io;
-use super::reading::Reading;
 use crate::config::HAND_OVERS;
 use crate::reactor::table::{ConnectionId, Id};
 use crate::reactor::{Reactor, Shared};
@@ -106,7 +105,7 @@ impl Link {
         self.inbox.expect(0);
         self.since.consumed();
         self.unread = !self.inbox.is_empty();
-        self.end_owed |= self.reading == Reading::Ended;
+        self.end_owed |= self.input_has_ended();
     }
 }
 

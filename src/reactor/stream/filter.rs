@@ -1,0 +1,461 @@
+//! What stands between a connection's socket and its stream, such as TLS or a header in front of everything.
+//!
+//! A filter is neither a stream nor a handler. What is received passes it once on its way to the inbox, what was written once on
+//! its way to a send, and what it has to say by itself goes the same way. Until it has come to terms with the peer, the
+//! connection is [`Phase::Handshaking`], and its handler is not called.
+//!
+//! A connection without one has a null pointer and pays a branch for it. Filters stand in a row: one that has done what it is there
+//! for goes, and what follows is the next one's, or passes.
+
+use super::connection::{Connection, Link, Phase};
+use super::dispatch;
+use super::ending::Cut;
+use super::handler::CloseReason;
+use crate::buf::{Payload, Spare};
+use crate::driver::Lent;
+use crate::reactor::Reactor;
+use crate::reactor::pace::timers::deadline;
+use crate::reactor::socket::address::Address;
+use crate::reactor::table::Id;
+use std::fmt;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+/// Output that is sealed at once: what is sealed of it is one send. What is longer waits as it is, so that no more than this is held
+/// twice.
+const SEAL_BYTES: usize = 480 << 10;
+
+/// Pieces of output that are shorter are gathered, so that they do not become as many records.
+const WORTH_SEALING: usize = 64 << 10;
+
+/// Memory that a filter which has nothing to say may keep for what it has to.
+const MOST_SAID: usize = 1 << 10;
+
+/// One connection's.
+pub(crate) trait Filter {
+    /// Called first, and once.
+    fn begin(&mut self, through: &mut Through<'_>) -> Result<State, CloseReason>;
+
+    /// Takes all of what was received. What it is left of the memory is of no interest to anybody. Of an error, `through` has what the
+    /// peer is to hear of it, and what came before it in good order.
+    fn receive(&mut self, bytes: &mut [u8], through: &mut Through<'_>) -> Result<State, CloseReason>;
+
+    /// Puts `plain`, as it is to be sent, behind what is in `into`. Not before it was [`State::Open`].
+    fn seal(&mut self, plain: &[u8], into: &mut Vec<u8>) -> Result<(), CloseReason>;
+
+    /// The last that it says: nothing is sealed behind it.
+    fn end_output(&mut self, into: &mut Vec<u8>);
+
+    /// Bytes of input that it holds until the rest has come.
+    fn held_input(&self) -> usize;
+}
+
+/// Where a filter puts what comes out of it.
+#[cfg_attr(not(test), allow(dead_code, reason = "not every configuration has every filter"))]
+pub(crate) struct Through<'a> {
+    /// What the handler is to be shown.
+    pub(crate) plain: &'a mut Vec<u8>,
+    /// What the peer is to be sent.
+    pub(crate) said: &'a mut Vec<u8>,
+    /// Whom the handler takes for its peer.
+    pub(crate) peer: &'a mut Address,
+}
+
+/// How far a filter has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(test), allow(dead_code, reason = "not every configuration has every filter"))]
+pub(crate) enum State {
+    /// It talks with the peer, and nothing passes yet.
+    Handshaking,
+    Open,
+    /// The peer has ended its output, and said so to the filter.
+    Ended,
+    /// It has done what it is there for, with so many of the bytes that it was given: the others are not for it.
+    Gone(usize),
+}
+
+/// Makes a filter for each connection.
+pub(crate) trait MakeFilter: fmt::Debug + Send + Sync {
+    fn make(&self, peer: &Address) -> Result<Box<dyn Filter>, CloseReason>;
+}
+
+/// Those that the options of a connection ask for, from the socket on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Filters {
+    /// What is in front of everything, and goes.
+    pub(crate) header: Option<Arc<dyn MakeFilter>>,
+    pub(crate) cipher: Option<Arc<dyn MakeFilter>>,
+}
+
+impl Filters {
+    fn make(&self, peer: &Address) -> Result<Option<Box<Filtered>>, CloseReason> {
+        let made = |make: &Option<Arc<dyn MakeFilter>>| make.as_ref().map(|make| make.make(peer)).transpose();
+        Ok(match (made(&self.header)?, made(&self.cipher)?) {
+            (Some(header), cipher) => Some(Filtered::new(header, cipher)),
+            (None, Some(cipher)) => Some(Filtered::new(cipher, None)),
+            (None, None) => None,
+        })
+    }
+}
+
+/// The filters of one connection, and what is on its way through them.
+pub(in crate::reactor) struct Filtered {
+    filter: Box<dyn Filter>,
+    behind: Option<Box<dyn Filter>>,
+    /// What it wants to say, sealed as it is to be sent.
+    said: Vec<u8>,
+    /// Output that is being sealed, a part at a time.
+    sealing: Payload,
+    /// Of the bytes in flight, those that stand for what other threads wrote.
+    foreign: usize,
+    /// The peer ended its output and said so.
+    ended: bool,
+    /// The socket's end came without that.
+    truncated: bool,
+    farewell: bool,
+    /// It takes nothing any more.
+    broken: bool,
+}
+
+impl Filtered {
+    fn new(filter: Box<dyn Filter>, behind: Option<Box<dyn Filter>>) -> Box<Self> {
+        let (said, sealing, foreign) = (Vec::new(), Payload::default(), 0);
+        let (ended, truncated, farewell, broken) = (false, false, false, false);
+        Box::new(Filtered { filter, behind, said, sealing, foreign, ended, truncated, farewell, broken })
+    }
+
+    fn begin(&mut self, plain: &mut Vec<u8>, peer: &mut Address) -> Result<State, CloseReason> {
+        let state = self.filter.begin(&mut Through { plain, said: &mut self.said, peer })?;
+        self.pass_on(state, &mut [], plain, peer)
+    }
+
+    fn receive(
+        &mut self,
+        bytes: &mut [u8],
+        plain: &mut Vec<u8>,
+        peer: &mut Address,
+    ) -> Result<State, CloseReason> {
+        let state = self.filter.receive(bytes, &mut Through { plain, said: &mut self.said, peer })?;
+        self.pass_on(state, bytes, plain, peer)
+    }
+
+    /// Behind a filter that goes comes the next one, or nothing.
+    fn pass_on(
+        &mut self,
+        state: State,
+        bytes: &mut [u8],
+        plain: &mut Vec<u8>,
+        peer: &mut Address,
+    ) -> Result<State, CloseReason> {
+        let State::Gone(used) = state else { return Ok(state) };
+        let rest = &mut bytes[used..];
+        let Some(next) = self.behind.take() else {
+            plain.extend_from_slice(rest);
+            return Ok(state);
+        };
+        self.filter = next;
+        match self.begin(plain, peer)? {
+            State::Handshaking | State::Open if !rest.is_empty() => self.receive(rest, plain, peer),
+            state => Ok(state),
+        }
+    }
+
+    /// Output that waits here.
+    fn pending(&self) -> usize {
+        self.said.len() + self.sealing.len()
+    }
+
+    fn drop_output(&mut self) {
+        self.sealing = Payload::default();
+        self.said = Vec::new();
+        self.foreign = 0;
+    }
+}
+
+impl Link {
+    /// The peer's output is over, as far as anybody here is concerned.
+    #[inline]
+    pub(super) fn input_has_ended(&self) -> bool {
+        self.reading == super::reading::Reading::Ended
+            || self.filter.as_ref().is_some_and(|filter| filter.ended)
+    }
+
+    /// The socket has no more input.
+    pub(super) fn socket_ended(&mut self) {
+        self.reading = super::reading::Reading::Ended;
+        match &mut self.filter {
+            None => self.end_input(),
+            Some(filter) if filter.ended || filter.broken => {}
+            Some(_) if self.phase == Phase::Handshaking => self.fail(CloseReason::Truncated),
+            Some(filter) => {
+                filter.truncated = true;
+                self.end_owed = true;
+            }
+        }
+    }
+
+    fn end_input(&mut self) {
+        self.end_owed = true;
+        self.ended_by_peer = self.accepts_output();
+    }
+
+    /// What was received is not all that the peer had to say.
+    pub(super) fn is_truncated(&self) -> bool {
+        self.filter.as_ref().is_some_and(|filter| filter.truncated)
+    }
+
+    /// Bytes that arrived and that nobody has consumed.
+    #[inline]
+    pub(in crate::reactor) fn unconsumed(&self) -> usize {
+        self.inbox.len() + self.filter.as_ref().map_or(0, |filter| filter.filter.held_input())
+    }
+
+    /// Output as it was written: what is ahead of what is written now, but for what is on its way already.
+    pub(super) fn unsealed_output(&self) -> usize {
+        match &self.filter {
+            None => self.out.len() + self.sending,
+            Some(filter) => self.out.len() + filter.sealing.len(),
+        }
+    }
+
+    /// Output that other threads wrote.
+    #[inline]
+    pub(super) fn foreign_output(&self) -> usize {
+        self.marks.foreign() + self.filter.as_ref().map_or(0, |filter| filter.foreign)
+    }
+
+    /// So many bytes were sent, and `left` of them are still to be.
+    #[inline]
+    pub(super) fn note_sent(&mut self, sent: usize, left: usize) {
+        match &mut self.filter {
+            None => self.marks.advance(sent),
+            Some(filter) => filter.foreign = filter.foreign.min(left),
+        }
+    }
+
+    /// Forgets all output that is not on its way.
+    pub(super) fn drop_output(&mut self) {
+        self.forget_written();
+        if let Some(filter) = &mut self.filter {
+            filter.drop_output();
+        }
+        self.filtered = 0;
+    }
+
+    fn forget_written(&mut self) {
+        (self.out, self.marks) = Default::default();
+        if let Some(filter) = &mut self.filter {
+            filter.sealing = Payload::default();
+            self.filtered = filter.pending();
+        }
+    }
+
+    /// Whether nothing is in flight but the filter's last words, whose loss is nobody's.
+    pub(super) fn sends_farewell(&self) -> bool {
+        self.filter.as_ref().is_some_and(|filter| filter.farewell)
+    }
+
+    /// Whether there is nothing that a filter has to say behind all output.
+    pub(super) fn has_taken_leave(&self) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.farewell)
+    }
+
+    /// Has the filter say its last words, once all that was written is sent and nothing follows.
+    pub(super) fn take_leave(&mut self) {
+        if !self.is_asked_to_end_output() || self.phase < Phase::Open || self.pending_output() > 0 {
+            return;
+        }
+        if let Some(filter) = &mut self.filter
+            && !std::mem::replace(&mut filter.farewell, true)
+        {
+            filter.filter.end_output(&mut filter.said);
+            self.filtered = filter.pending();
+        }
+    }
+
+    fn note_state(&mut self, outcome: Result<State, CloseReason>) {
+        let Some(filter) = &mut self.filter else { return };
+        match outcome {
+            Ok(State::Handshaking | State::Open) => {}
+            Ok(State::Ended) if filter.ended => {}
+            Ok(State::Ended) => {
+                filter.ended = true;
+                self.end_input();
+            }
+            Ok(State::Gone(_)) => {
+                debug_assert_eq!(filter.pending(), 0, "whoever goes has said everything");
+                (self.filter, self.filtered) = (None, 0);
+            }
+            Err(reason) => self.break_off(reason),
+        }
+    }
+
+    /// The end, because the filter does not go on: what it has to say about that is sent first.
+    fn break_off(&mut self, reason: CloseReason) {
+        let Some(filter) = &mut self.filter else { return };
+        filter.broken = true;
+        if self.phase >= Phase::Lingering || self.send_error.is_some() || self.has_ended_output() {
+            return self.fail(reason);
+        }
+        self.reason.get_or_insert(reason);
+        self.forget_written();
+        (self.phase, self.cut) = (Phase::Flushing, Some(Cut::Stop));
+        if let Some(handle) = &self.remote {
+            handle.remote().refuse_all();
+        }
+    }
+
+    /// The next part of the output as it is to be sent. `None` if there is nothing.
+    fn seal(&mut self, spare: &mut Spare) -> Result<Option<Payload>, CloseReason> {
+        let Some(filter) = self.filter.as_deref_mut() else { return Ok(None) };
+        if self.phase >= Phase::Open && filter.sealing.is_empty() && !self.out.is_empty() {
+            let sealed = std::mem::replace(&mut filter.sealing, std::mem::take(&mut self.out));
+            spare.give_payload(sealed);
+        }
+        if filter.pending() == 0 {
+            return Ok(None);
+        }
+        let mut payload = spare.take_payload();
+        let into = payload.text();
+        into.append(&mut filter.said);
+        filter.said.shrink_to(MOST_SAID);
+        if self.phase >= Phase::Open && !filter.sealing.is_empty() {
+            let before = into.len();
+            let len = seal_some(&mut *filter.filter, &mut filter.sealing, spare, into)?;
+            let foreign = self.marks.foreign();
+            self.marks.advance(len);
+            // What it is sealed in counts for those who wrote all of it.
+            let (foreign, sealed) = (foreign - self.marks.foreign(), into.len() - before);
+            filter.foreign = if foreign == len { sealed } else { foreign.min(sealed) };
+            if filter.sealing.is_empty() {
+                spare.give_payload(std::mem::take(&mut filter.sealing));
+            }
+        }
+        self.filtered = filter.pending();
+        spare.fit(&mut payload);
+        Ok(Some(payload))
+    }
+}
+
+/// Seals the beginning of `plain`, and says how much of it that was.
+fn seal_some(
+    filter: &mut dyn Filter,
+    plain: &mut Payload,
+    spare: &mut Spare,
+    into: &mut Vec<u8>,
+) -> Result<usize, CloseReason> {
+    let mut first = [IoSlice::new(&[])];
+    plain.slices(0, &mut first);
+    let most = plain.len().min(SEAL_BYTES);
+    let first = &first[0][..first[0].len().min(most)];
+    let len = if first.len() >= most.min(WORTH_SEALING) {
+        filter.seal(first, into)?;
+        first.len()
+    } else {
+        let mut gathered = spare.take_for(most);
+        while gathered.len() < most {
+            let mut slices = [IoSlice::new(&[]); 16];
+            let count = plain.slices(gathered.len(), &mut slices);
+            for slice in &slices[..count] {
+                gathered.extend_from_slice(&slice[..slice.len().min(most - gathered.len())]);
+            }
+        }
+        filter.seal(&gathered, into)?;
+        spare.give(gathered);
+        most
+    };
+    plain.advance(len);
+    Ok(len)
+}
+
+impl Reactor {
+    /// The connection is there. If it has filters, these talk first; else its handler hears of it.
+    pub(in crate::reactor) fn established(&mut self, id: Id) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        match link.options.filters.make(&link.peer) {
+            Ok(None) => {
+                link.phase = Phase::Open;
+                self.let_in(id);
+            }
+            Ok(Some(mut filter)) => {
+                let mut plain = Vec::new();
+                let outcome = filter.begin(&mut plain, &mut link.peer);
+                link.phase = Phase::Handshaking;
+                link.last_progress = self.shared.now;
+                link.phase_deadline = Some(deadline(self.shared.now, link.options.handshake_timeout));
+                link.filter = Some(filter);
+                self.filtered(id, outcome, plain);
+                self.settle(id);
+            }
+            Err(reason) => self.change(id, |link| link.fail(reason)),
+        }
+    }
+
+    fn let_in(&mut self, id: Id) {
+        match self.connections.get(id).and_then(|connection| connection.link.race.clone()) {
+            Some(race) => self.open_first(id, &race),
+            None => self.opened(id),
+        }
+    }
+
+    /// Has what was received pass the filter, and gives the buffer back.
+    pub(super) fn feed_filter(&mut self, id: Id, lent: Lent) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        let mut plain = self.shared.spare.take();
+        let outcome = match link.filter.as_deref_mut() {
+            // Nobody hears what follows an end.
+            Some(filter) if !filter.broken && !filter.ended && link.phase < Phase::Dead => {
+                filter.receive(self.driver.bytes(lent), &mut plain, &mut link.peer)
+            }
+            _ => Ok(State::Open),
+        };
+        self.driver.release(lent.buffer);
+        self.filtered(id, outcome, plain);
+    }
+
+    /// Does what follows from what came out of the filter.
+    fn filtered(&mut self, id: Id, outcome: Result<State, CloseReason>, plain: Vec<u8>) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        link.filtered = link.filter.as_ref().map_or(0, |filter| filter.pending());
+        let passes = !matches!(outcome, Ok(State::Handshaking) | Err(_));
+        if link.phase == Phase::Handshaking && passes {
+            // What came with the last of it is shown behind `on_open`.
+            link.inbox.keep(&plain, &mut self.shared.spare);
+            link.unread = !plain.is_empty();
+            (link.phase, link.phase_deadline) = (Phase::Open, None);
+            link.note_state(outcome);
+            self.let_in(id);
+            if let Some(Connection { link, .. }) = self.connections.get_mut(id) {
+                link.since.heard |= !plain.is_empty();
+            }
+        } else {
+            link.since.heard |= !plain.is_empty();
+            self.deliver(id, &plain);
+            if let Some(Connection { link, .. }) = self.connections.get_mut(id) {
+                link.note_state(outcome);
+            }
+        }
+        self.shared.spare.give(plain);
+    }
+
+    /// One send of what there is to be said, in its turn.
+    pub(super) fn flush_filter(&mut self, id: Id) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        match link.seal(&mut self.shared.spare) {
+            Ok(None) => {}
+            Ok(Some(payload)) => self.send(id, payload),
+            Err(reason) => self.change(id, |link| link.fail(reason)),
+        }
+    }
+
+    fn deliver(&mut self, id: Id, plain: &[u8]) {
+        let Some(Connection { handler, link }) = self.connections.get_mut(id) else { return };
+        if plain.is_empty() {
+            return;
+        }
+        if link.phase == Phase::Open && link.passage.is_some() {
+            return self.feed_passage_plain(id, plain);
+        }
+        dispatch::take_in(handler, link, &mut self.shared, plain);
+    }
+}
