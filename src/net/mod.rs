@@ -24,7 +24,8 @@ mod watch;
 
 pub use crate::reactor::{
     Accepted, Address, CloseReason, ConnectionId, Dialing, Handle, HandleError, Handler, Incoming, Io,
-    ListenOptions, MemoryBudget, Polled, Relayed, StreamOptions, ToAddresses, Writable, WriteAsync,
+    ListenOptions, MemoryBudget, Polled, ProxyProtocol, Relayed, StreamOptions, ToAddresses, Writable,
+    WriteAsync,
 };
 pub use builder::RuntimeBuilder;
 pub use inherit::{Inherited, inherited};

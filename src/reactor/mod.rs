@@ -24,6 +24,7 @@ pub use socket::address::{Address, ToAddresses};
 pub use socket::incoming::{Accepted, Incoming};
 pub use socket::lookup::Lookup;
 pub use socket::options::{ListenOptions, StreamOptions};
+pub use socket::proxied::ProxyProtocol;
 pub use socket::race::Dialing;
 pub use stream::handler::{CloseReason, Handler, Polled};
 pub use stream::io::Io;

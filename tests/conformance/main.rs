@@ -31,6 +31,7 @@ mod panics;
 mod pausing;
 mod pool;
 mod probe;
+mod proxied;
 mod reach;
 mod relay;
 mod resets;
@@ -93,6 +94,7 @@ fn trials() -> Vec<Trial> {
         writers::suites(),
         reach::suites(),
         relay::suites(),
+        proxied::suites(),
         later::suites(),
         addresses::suites(),
         options::suites(),

@@ -29,6 +29,7 @@ pub(crate) fn suites() -> Vec<Suite> {
             what_is_closing_has_its_end_told_to_the_last,
             only_who_asks_is_polled,
             a_thousand_in_a_row_delay_nobody,
+            a_long_chain_keeps_the_limits,
             a_relay_takes_over,
             a_relayed_connection_stays_relayed,
         ]
@@ -555,6 +556,18 @@ fn a_thousand_in_a_row_delay_nobody(ground: &Ground) {
         drop(peers);
         stage.finish([server]);
     }
+}
+
+/// While it is handed on, nobody could consume what counts against the limit of input.
+fn a_long_chain_keeps_the_limits(ground: &Ground) {
+    let stage = ground.single();
+    let server =
+        stage.listen_stream(StreamOptions::new().input_limit(100), |_| Chain { left: 40, in_open: false });
+    let peer = Peer::connect(server.local_addr());
+    peer.send(&pattern(3000));
+    assert!(peer.receive(3000) == pattern(3000));
+    drop(peer);
+    assert_eq!(stage.finish([server]).input_limits, 0);
 }
 
 /// The first bytes say that this is for somebody else, who gets all of it.

@@ -4,6 +4,7 @@ use super::address::{Address, ToAddresses};
 use super::incoming::{Accepted, Incoming};
 use super::listener::{Bound, Destination, Listener, bind};
 use super::options::{ListenOptions, StreamOptions};
+use super::proxied::Expected;
 use super::seats::{Refused, Seat, Seats};
 use crate::config::ACCEPT_BACKOFF;
 use crate::driver::{self, Kind, Op};
@@ -15,6 +16,7 @@ use crate::reactor::stream::handler::Handler;
 use crate::reactor::table::Id;
 use crate::reactor::{Reactor, Shared};
 use socket2::Socket;
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -74,7 +76,7 @@ impl Reactor {
             bound,
             options,
             seats,
-            Destination::Here(Box::new(move |incoming| boxed(accept(incoming)))),
+            Destination::Here(Rc::new(RefCell::new(move |incoming: &Incoming<'_>| boxed(accept(incoming))))),
         )
     }
 
@@ -167,7 +169,9 @@ impl Reactor {
         // A peer without an address has gone already.
         let Ok(peer) = socket.peer_addr() else { return };
         let peer = Address::from_sock_addr(&peer).to_canonical();
-        let seat = match listener.seats.take(&peer, self.shared.now) {
+        // Of a proxy's client nothing is known yet.
+        let name = listener.stream.filters.header.is_none().then_some(&peer);
+        let seat = match listener.seats.take(name, self.shared.now) {
             Ok(seat) => seat,
             Err(Refused::Full) => return self.refuse(&socket),
             Err(Refused::Peer) => {
@@ -181,14 +185,17 @@ impl Reactor {
         let Some(mut destination) = listener.destination.take() else { return };
         self.contain(|reactor, _| match &mut destination {
             Destination::Elsewhere(share_out) => share_out(socket, peer, seat),
-            Destination::Here(make) => reactor.take_in(socket, peer, stream, make, seat),
+            Destination::Here(make) => {
+                let make = make.clone();
+                reactor.take_in(socket, peer, stream, move |incoming| make.borrow_mut()(incoming), seat);
+            }
         });
         if let Some(listener) = self.listeners.get_mut(id) {
             listener.destination = Some(destination);
         }
     }
 
-    fn refuse(&mut self, socket: &Socket) {
+    pub(super) fn refuse(&mut self, socket: &Socket) {
         self.shared.counters.connections_refused.add(1);
         // A clean end would look like an answer.
         let _ = socket.set_linger(Some(Duration::ZERO));
@@ -200,10 +207,10 @@ impl Reactor {
         socket: Socket,
         peer: Address,
         options: StreamOptions,
-        make: impl FnOnce(&Incoming<'_>) -> A,
+        make: impl FnOnce(&Incoming<'_>) -> A + 'static,
         seat: Seat,
     ) {
-        self.take_in(socket, peer, Rc::new(options), |incoming| boxed(make(incoming)), seat);
+        self.take_in(socket, peer, Rc::new(options), move |incoming| boxed(make(incoming)), seat);
     }
 
     /// Takes in a connection, unless it is refused.
@@ -212,12 +219,15 @@ impl Reactor {
         socket: Socket,
         peer: Address,
         options: Rc<StreamOptions>,
-        make: impl FnOnce(&Incoming<'_>) -> Option<Box<dyn Handler>>,
+        make: impl FnOnce(&Incoming<'_>) -> Option<Box<dyn Handler>> + 'static,
         seat: Seat,
     ) {
-        let Some(handler) = make_handler(&self.shared, &Incoming::new(&peer, &socket), make) else {
-            return self.refuse(&socket);
+        let handler = match options.filters.header {
+            None => make_handler(&self.shared, &Incoming::new(&peer, &socket), make),
+            // Once the header has come.
+            Some(_) => Some(Expected::by(make)),
         };
+        let Some(handler) = handler else { return self.refuse(&socket) };
         let socket = Rc::new(socket);
         // Fails when the peer has gone already, or when there is no memory for one more.
         let prepared = match peer {
@@ -237,6 +247,9 @@ impl Reactor {
     }
 
     pub(in crate::reactor) fn opened(&mut self, id: Id) {
+        if !self.welcome(id) {
+            return;
+        }
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         link.opened = true;
         (link.since, link.last_input) = (Since::new(self.shared.now), self.shared.now);
@@ -350,7 +363,7 @@ fn boxed(accepted: impl Accepted) -> Option<Box<dyn Handler>> {
 }
 
 /// `None` if it was refused, or if that panicked, which concerns nobody but this connection.
-fn make_handler(
+pub(super) fn make_handler(
     shared: &Shared,
     incoming: &Incoming<'_>,
     make: impl FnOnce(&Incoming<'_>) -> Option<Box<dyn Handler>>,

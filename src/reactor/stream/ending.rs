@@ -6,7 +6,6 @@ use super::handler::CloseReason;
 use crate::buf::Spare;
 use crate::config::QUIET_TIMEOUT;
 use crate::reactor::pace::timers::deadline;
-use crate::reactor::socket::address::Address;
 use crate::reactor::socket::system;
 use crate::reactor::threads::stream_handle::Handle;
 use socket2::SockRef;
@@ -123,7 +122,9 @@ impl Link {
     /// where nobody knows.
     fn unconfirmed(&self) -> Option<usize> {
         let socket = SockRef::from(&*self.socket);
-        if matches!(self.peer, Address::Unix(_)) || socket.take_error().is_ok_and(|error| error.is_some()) {
+        // The peer's address may be that of a client of a proxy, which comes another way.
+        let is_unix = socket.local_addr().is_ok_and(|address| address.is_unix());
+        if is_unix || socket.take_error().is_ok_and(|error| error.is_some()) {
             // What was sent over a Unix-domain socket is with the peer, and nothing more comes to one that has gone.
             return Some(0);
         }

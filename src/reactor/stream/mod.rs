@@ -7,6 +7,7 @@ pub(super) mod ending;
 pub(super) mod filter;
 pub(super) mod handler;
 pub(super) mod io;
+pub(super) mod proxy_header;
 pub(super) mod reading;
 pub(super) mod relay;
 pub(super) mod settle;

@@ -279,6 +279,86 @@ impl Handler for Count {
     }
 }
 
+/// Hands over when it is polled, and says that it found nothing.
+struct Leaves(Rc<RefCell<usize>>);
+
+impl Handler for Leaves {
+    fn on_open(&mut self, io: &mut Io<'_>) {
+        io.poll_me();
+    }
+
+    fn on_bytes(&mut self, _io: &mut Io<'_>, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+
+    fn polled(&mut self) -> Option<&mut dyn Polled> {
+        Some(self)
+    }
+}
+
+impl Polled for Leaves {
+    fn on_poll(&mut self, io: &mut Io<'_>) -> bool {
+        io.hand_over(Comes(self.0.clone()));
+        false
+    }
+
+    fn prepare_sleep(&mut self) {}
+
+    fn is_ready(&self) -> bool {
+        true
+    }
+}
+
+/// Writes, and is polled as well.
+struct Comes(Rc<RefCell<usize>>);
+
+impl Handler for Comes {
+    fn on_open(&mut self, io: &mut Io<'_>) {
+        io.poll_me();
+        io.write(b"here");
+    }
+
+    fn on_bytes(&mut self, _io: &mut Io<'_>, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+
+    fn polled(&mut self) -> Option<&mut dyn Polled> {
+        Some(self)
+    }
+}
+
+impl Polled for Comes {
+    fn on_poll(&mut self, _io: &mut Io<'_>) -> bool {
+        *self.0.borrow_mut() += 1;
+        false
+    }
+
+    fn prepare_sleep(&mut self) {}
+
+    fn is_ready(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn who_takes_over_in_a_poll_is_polled_once_a_turn_and_what_it_writes_is_sent() {
+    let (mut reactor, world) = prompt_reactor(8, 100);
+    world.borrow_mut().answering.push_back(Peer { echoes: true, ..Peer::default() });
+    let polls = Rc::<RefCell<usize>>::default();
+    reactor.connect(&StreamOptions::new(), &somewhere(), Leaves(polls.clone()));
+    let mut before = 0;
+    for _ in 0..50 {
+        reactor.step(Some(Duration::ZERO)).unwrap();
+        let now = *polls.borrow();
+        // A turn may look a last time before it lets go.
+        assert!(now - before <= 1, "{} times in one turn", now - before);
+        before = now;
+    }
+    assert!(before > 10);
+    assert_eq!(reactor.metrics().sent_bytes, 4);
+    check_the_end(&mut reactor, &world);
+}
+
 /// However it is handed on, a turn has an end, and others are served; and it can be cut off.
 #[test]
 fn a_turn_ends_whoever_hands_over_for_ever() {
