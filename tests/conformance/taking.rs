@@ -22,6 +22,7 @@ pub(crate) fn suites() -> Vec<Suite> {
             an_end_is_told_to_whoever_takes_over,
             an_end_behind_a_pause_is_told_to_whoever_takes_over,
             what_was_the_old_ones_is_gone,
+            what_the_old_one_expected_is_forgotten,
             output_stays_and_is_told_of,
             who_takes_over_is_found_by_its_type,
             the_last_of_several_takes_over,
@@ -263,6 +264,52 @@ fn what_was_the_old_ones_is_gone(ground: &Ground) {
     drop(peer);
     assert_eq!(new.closed(), Ending::ByPeer);
     stage.finish([server]);
+}
+
+/// It waits for more than ever comes; the new one for four bytes, or for any.
+fn what_the_old_one_expected_is_forgotten(ground: &Ground) {
+    let stage = ground.stage();
+    for at_once in [false, true] {
+        for least in [0, 4] {
+            let (old, recorder) = log();
+            let (new, successor) = log();
+            let server = stage.listen(move |_| {
+                let next = {
+                    let successor = successor.clone();
+                    move |io: &mut Io<'_>| io.hand_over(successor.echo().open(move |io| io.expect(least)))
+                };
+                let later = next.clone();
+                let old = recorder.probe().notify(move |io| later(io));
+                old.bytes(move |io, _| {
+                    io.expect(1000);
+                    if at_once {
+                        next(io);
+                    }
+                    0
+                })
+            });
+            let peer = Peer::connect(server.local_addr());
+            let handle = old.opened();
+            peer.send(b"ab");
+            assert!(matches!(old.next(), Event::Bytes(_)));
+            if !at_once {
+                handle.notify().unwrap();
+            }
+            new.opened();
+            if least == 0 {
+                assert_eq!(new.bytes(2), b"ab");
+            }
+            thread::sleep(Duration::from_millis(2));
+            peer.send(b"cd");
+            assert_eq!(peer.receive(4), b"abcd");
+            let shown = new.find(|event| if let Event::Bytes(bytes) = event { Some(bytes) } else { None });
+            assert!(shown.len() >= least, "it was called with less: {shown:?}");
+            drop(peer);
+            new.closed();
+            drop(server);
+        }
+    }
+    stage.finish([]);
 }
 
 /// What the old one wrote is sent, and the new one hears when all of it is.

@@ -85,8 +85,8 @@ impl Io<'_> {
     /// The old one is dropped, without `on_close`: that is told to the last one, also if the connection was closed or aborted in
     /// the same call, or if that panicked. Who takes over a connection that is no longer open has `on_close` called and nothing
     /// else. Of several in one call the last one takes over. Those that hand over at once in their turn do so
-    /// [`config::HAND_OVERS`](crate::config::HAND_OVERS) times in a row in one turn; the next one begins in the next. A
-    /// [relayed](Reactor::relay) connection is its relay's, and stays that: there, `handler` is dropped.
+    /// [`config::HAND_OVERS`](crate::config::HAND_OVERS) times in a row in one turn; the next one begins in the next, and is not
+    /// [found](Reactor::with_handler) before. A [relayed](Reactor::relay) connection is its relay's, and stays that: there, `handler` is dropped.
     pub fn hand_over(&mut self, handler: impl Handler) {
         if !self.link.is_relayed() {
             self.shared.succession.next = Some((self.link.id, Box::new(handler)));
@@ -102,7 +102,6 @@ impl Link {
     /// As it is for a handler that has not been called yet.
     pub(super) fn begin_anew(&mut self) {
         (self.paused, self.wanted, self.handler_deadline, self.claimed) = (false, 0, None, 0);
-        self.inbox.expect(0);
         self.since.consumed();
         self.unread = !self.inbox.is_empty();
         self.end_owed |= self.input_has_ended();
@@ -113,6 +112,7 @@ impl Link {
 #[cold]
 pub(super) fn take_over(handler: &mut Box<dyn Handler>, link: &mut Link, shared: &mut Shared) {
     while succeed(handler, link, shared) {}
+    // What the new one said as it was opened, or nothing, in the place of what the old one did.
     link.inbox.expect(link.wanted);
 }
 
