@@ -96,6 +96,10 @@ pub const SLICE_BYTES: usize = 1 << 20;
 /// Input that one turn of a reactor shows to all of its handlers; the rest is shown in the next one.
 pub const TURN_BYTES: usize = 8 << 20;
 
+/// How often in a row a connection is [handed over](crate::reactor::Io::hand_over) in one turn of a reactor; whoever is to take
+/// over then does so in the next one.
+pub const HAND_OVERS: usize = 16;
+
 /// Receive buffers of a reactor with the settings [`embedded`](crate::reactor::ReactorBuilder::embedded).
 pub const EMBEDDED_POOL_BUFFERS: u16 = 16;
 

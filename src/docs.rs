@@ -6,6 +6,9 @@ pub mod tuning {}
 #[doc = include_str!("../docs/limits.md")]
 pub mod limits {}
 
+#[doc = include_str!("../docs/protocols.md")]
+pub mod protocols {}
+
 #[doc = include_str!("../docs/reliability.md")]
 pub mod reliability {}
 

@@ -73,6 +73,16 @@ pub(crate) fn peer_refused(peer: &impl fmt::Display) {
     ));
 }
 
+/// A proxy's header is wrong, or comes from somebody who may not say one: once a minute, with how many others there were.
+#[cold]
+pub(crate) fn proxy_header_refused(peer: &impl fmt::Display, reason: &impl fmt::Display) {
+    static SELDOM: Seldom = Seldom::new();
+    let Some(held_back) = SELDOM.may_say(Instant::now()) else { return };
+    warn(format_args!(
+        "the connection with {peer} was closed: {reason} ({held_back} more of these since this was last said)"
+    ));
+}
+
 /// A reactor has ended that should not have.
 pub(crate) fn reactor_failed(failure: &impl fmt::Display) {
     warn(format_args!("{failure}; its connections are lost, the other reactors go on"));

@@ -49,6 +49,11 @@ impl Inbox {
         self.len() == 0
     }
 
+    /// The handler has no use for less than so many bytes in all.
+    pub(crate) fn expect(&mut self, wanted: usize) {
+        self.wanted = wanted;
+    }
+
     /// Shows `bytes`, behind what was left over, to `handler`; keeps what it does not consume.
     pub(crate) fn offer<C: HasSpare>(
         &mut self,

@@ -252,7 +252,7 @@ impl Round {
         let share_out = move |socket, peer, seat| {
             let (accept, stream) = (accept.clone(), stream.clone());
             let mut adopt: SentAction = Box::new(move |reactor| {
-                reactor.adopt_from_elsewhere(socket, peer, stream, |incoming| accept(incoming), seat);
+                reactor.adopt_from_elsewhere(socket, peer, stream, move |incoming| accept(incoming), seat);
             });
             // One that has ended gives it back, for the next one. This reactor is among them and has not.
             for _ in 0..self.0.len() {

@@ -25,8 +25,8 @@ mod watch;
 
 pub use crate::reactor::{
     Accepted, Address, Carried, Carrier, CarrierIo, CloseReason, ConnectionId, Dialing, FileError, Handle,
-    HandleError, Handler, Incoming, Io, ListenOptions, MemoryBudget, Output, PairEnd, Polled, Relayed,
-    StreamOptions, ToAddresses, Writable, WriteAsync, pair,
+    HandleError, Handler, Incoming, Io, ListenOptions, MemoryBudget, Output, PairEnd, Polled, ProxyProtocol,
+    Relayed, StreamOptions, ToAddresses, Writable, WriteAsync, pair,
 };
 pub use builder::RuntimeBuilder;
 pub use inherit::{Inherited, inherited};

@@ -227,6 +227,8 @@ impl ReactorBuilder {
                 now,
                 deferred: Vec::new(),
                 soon: Vec::new(),
+                succession: Default::default(),
+                former_pollers: Vec::new(),
                 new_pollers: Vec::new(),
             },
             settling: None,

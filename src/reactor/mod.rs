@@ -28,6 +28,7 @@ pub use socket::address::{Address, ToAddresses};
 pub use socket::incoming::{Accepted, Incoming};
 pub use socket::lookup::Lookup;
 pub use socket::options::{ListenOptions, StreamOptions};
+pub use socket::proxied::ProxyProtocol;
 pub use socket::race::Dialing;
 pub use stream::files::FileError;
 pub use stream::handler::{CloseReason, Handler, Polled};
@@ -65,6 +66,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::connection::Connection;
+use stream::succession::Succession;
 use table::{Id, Table};
 use threads::mailbox::{Command, Mailbox};
 
@@ -140,8 +142,11 @@ struct Shared {
     deferred: Vec<Action>,
     /// What carriers have to do, behind the flush.
     soon: Vec<Action>,
+    succession: Succession,
     /// Connections that asked to be polled and are not in the list yet.
     new_pollers: Vec<Id>,
+    /// Connections that are in the list for a handler that they no longer have.
+    former_pollers: Vec<Id>,
 }
 
 impl HasSpare for Shared {
@@ -219,6 +224,7 @@ impl Reactor {
         self.shared.counters.turns.add(1);
         self.shared.now = self.driver.now();
         self.budget.begin_time(self.shared.now);
+        self.go_on_with_succession();
         self.handle_completions();
         self.run_commands();
         // Connections that the commands made and that are there already: whoever asked for them goes on during the next wait.
@@ -285,6 +291,7 @@ impl Reactor {
             || !self.dirty.is_empty()
             || !self.shared.deferred.is_empty()
             || !self.shared.soon.is_empty()
+            || self.shared.succession.has_waiting()
             || !self.shared.new_pollers.is_empty()
             || !self.commands.is_empty()
             || BufferGroup::ALL

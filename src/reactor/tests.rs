@@ -8,6 +8,7 @@ mod pairs;
 mod panics;
 mod pausing;
 mod relaying;
+mod succession;
 mod threads;
 mod time;
 mod turns;

@@ -87,6 +87,6 @@ pub use server::options::ServerOptions;
 pub use server::parts::{Parts, PushRefused};
 pub use server::reply::Reply;
 pub use server::service::{Missing, MissingCause, Service};
-pub use server::{Server, Spawn};
+pub use server::{Handlers, Server, Spawn};
 #[cfg(feature = "tower")]
 pub use tower::ServiceCall;

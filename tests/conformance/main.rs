@@ -33,6 +33,7 @@ mod panics;
 mod pausing;
 mod pool;
 mod probe;
+mod proxied;
 mod reach;
 mod relay;
 mod resets;
@@ -43,6 +44,7 @@ mod shutdown;
 mod sockets;
 mod stopping;
 mod stream;
+mod taking;
 mod truth;
 mod writers;
 
@@ -83,6 +85,7 @@ fn main() -> ExitCode {
 fn trials() -> Vec<Trial> {
     let suites: Vec<Suite> = [
         stream::suites(),
+        taking::suites(),
         stopping::suites(),
         flow::suites(),
         pausing::suites(),
@@ -94,6 +97,7 @@ fn trials() -> Vec<Trial> {
         reach::suites(),
         relay::suites(),
         files::suites(),
+        proxied::suites(),
         later::suites(),
         addresses::suites(),
         options::suites(),

@@ -6,6 +6,7 @@ pub(in crate::reactor) mod output;
 pub(in crate::reactor) mod pair;
 
 use super::socket::address::Address;
+use super::socket::incoming::Incoming;
 use carried::Carrying;
 use socket2::Socket;
 use std::io;
@@ -32,6 +33,14 @@ impl Wire {
     #[inline]
     pub(in crate::reactor) fn descriptor(&self) -> RawFd {
         self.socket().map_or(-1, |socket| socket.as_raw_fd())
+    }
+
+    /// The connection, for whoever decides what becomes of it.
+    pub(in crate::reactor) fn incoming<'a>(&'a self, peer: &'a Address) -> Incoming<'a> {
+        match self {
+            Wire::Socket(socket) => Incoming::from_socket(peer, socket),
+            Wire::Carried(carrying) => Incoming::carried(peer, carrying.local_addr()),
+        }
     }
 
     /// This side's address.

@@ -72,6 +72,13 @@ impl Pollers {
         self.in_vain += usize::from(idle > LET_GO_TURNS);
     }
 
+    /// Takes out the entry of a handler that its connection no longer has.
+    fn forget(&mut self, id: Id) {
+        if let Some(at) = self.list.iter().position(|(polled, _)| *polled == id) {
+            self.remove(at);
+        }
+    }
+
     fn remove(&mut self, at: usize) {
         let (_, idle) = self.list.swap_remove(at);
         self.discount(idle);
@@ -82,6 +89,7 @@ impl Reactor {
     /// Asks each of them, but goes on only in the next turn once they had enough to send: what they wrote is still in the
     /// cache when the kernel takes it, and so is the same memory when the next ones write. Nor does it go on without time.
     pub(in crate::reactor) fn poll_handlers(&mut self) {
+        self.forget_former_pollers();
         for id in self.shared.new_pollers.drain(..) {
             self.pollers.add(id, 0);
         }
@@ -95,7 +103,7 @@ impl Reactor {
             let found = self.ask(id, |polled, io| polled.on_poll(io));
             self.pollers.note(at, found);
             self.pollers.next = at;
-            if self.is_open(id) {
+            if self.is_polled(id) {
                 self.pollers.next += 1;
             } else {
                 self.pollers.remove(at);
@@ -110,6 +118,13 @@ impl Reactor {
         }
     }
 
+    /// Those who took over a connection are polled only if they ask for it.
+    fn forget_former_pollers(&mut self) {
+        for id in self.shared.former_pollers.drain(..) {
+            self.pollers.forget(id);
+        }
+    }
+
     /// Lets go of all, for the reactor is about to sleep. `false` if it must not.
     pub(in crate::reactor) fn retire_pollers(&mut self) -> bool {
         self.pollers.list.is_empty() || {
@@ -120,8 +135,9 @@ impl Reactor {
 
     /// Lets go of those that were idle for so many turns and find nothing even now.
     fn retire(&mut self, idle_turns: u8) {
+        self.forget_former_pollers();
         let mut list = std::mem::take(&mut self.pollers.list);
-        list.retain(|(id, _)| self.is_open(*id));
+        list.retain(|(id, _)| self.is_polled(*id));
         for (id, _) in list.iter().filter(|(_, idle)| *idle >= idle_turns) {
             self.call(*id, |handler, _| {
                 if let Some(polled) = handler.polled() {
@@ -150,7 +166,8 @@ impl Reactor {
     fn ask(&mut self, id: Id, question: impl FnOnce(&mut dyn Polled, &mut Io<'_>) -> bool) -> bool {
         let mut answer = None;
         self.call(id, |handler, io| {
-            answer = Some(handler.polled().is_some_and(|polled| question(polled, io)));
+            let found = handler.polled().is_some_and(|polled| question(polled, io));
+            answer = Some(found || io.is_handed_over());
         });
         if answer != Some(false) {
             self.contain(|reactor, _| reactor.settle(id));
@@ -168,7 +185,9 @@ impl Reactor {
         )
     }
 
-    pub(in crate::reactor) fn is_open(&self, id: Id) -> bool {
-        self.connections.get(id).is_some_and(|connection| connection.link.phase == Phase::Open)
+    fn is_polled(&self, id: Id) -> bool {
+        self.connections
+            .get(id)
+            .is_some_and(|Connection { link, .. }| link.phase == Phase::Open && link.polled)
     }
 }

@@ -4,6 +4,7 @@ use super::address::{Address, ToAddresses};
 use super::incoming::{Accepted, Incoming};
 use super::listener::{Bound, Destination, Entrance, Listener, Place, bind};
 use super::options::{ListenOptions, StreamOptions};
+use super::proxied::Expected;
 use super::seats::{Refused, Seat, Seats};
 use crate::config::ACCEPT_BACKOFF;
 use crate::driver::{self, Kind, Op};
@@ -17,6 +18,7 @@ use crate::reactor::stream::handler::Handler;
 use crate::reactor::table::Id;
 use crate::reactor::{Reactor, Shared};
 use socket2::Socket;
+use std::cell::RefCell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -75,7 +77,7 @@ impl Reactor {
             bound,
             options,
             seats,
-            Destination::Here(Box::new(move |incoming| boxed(accept(incoming)))),
+            Destination::Here(Rc::new(RefCell::new(move |incoming: &Incoming<'_>| boxed(accept(incoming))))),
         )
     }
 
@@ -184,7 +186,9 @@ impl Reactor {
             return self.refuse(newcomer);
         }
         let Some(listener) = self.listeners.get_mut(id) else { return };
-        let seat = match listener.seats.take(&peer, self.shared.now) {
+        // Of a proxy's client nothing is known yet.
+        let name = listener.stream.filters.header.is_none().then_some(&peer);
+        let seat = match listener.seats.take(name, self.shared.now) {
             Ok(seat) => seat,
             Err(Refused::Full) => return self.refuse(newcomer),
             Err(Refused::Peer) => {
@@ -198,7 +202,10 @@ impl Reactor {
         let Some(mut destination) = listener.destination.take() else { return };
         self.contain(|reactor, _| match (&mut destination, newcomer) {
             (Destination::Elsewhere(share_out), Newcomer::Socket(socket)) => share_out(socket, peer, seat),
-            (Destination::Here(make), newcomer) => reactor.take_in(newcomer, peer, stream, make, seat),
+            (Destination::Here(make), newcomer) => {
+                let make = make.clone();
+                reactor.take_in(newcomer, peer, stream, move |incoming| make.borrow_mut()(incoming), seat);
+            }
             // Each reactor has an entrance of its own.
             (Destination::Elsewhere(_), newcomer @ Newcomer::Stream(_)) => reactor.refuse(newcomer),
         });
@@ -222,11 +229,11 @@ impl Reactor {
         socket: Socket,
         peer: Address,
         options: StreamOptions,
-        make: impl FnOnce(&Incoming<'_>) -> A,
+        make: impl FnOnce(&Incoming<'_>) -> A + 'static,
         seat: Seat,
     ) {
         let newcomer = Newcomer::Socket(socket);
-        self.take_in(newcomer, peer, Rc::new(options), |incoming| boxed(make(incoming)), seat);
+        self.take_in(newcomer, peer, Rc::new(options), move |incoming| boxed(make(incoming)), seat);
     }
 
     /// Takes in a connection, unless it is refused.
@@ -235,12 +242,15 @@ impl Reactor {
         newcomer: Newcomer,
         peer: Address,
         options: Rc<StreamOptions>,
-        make: impl FnOnce(&Incoming<'_>) -> Option<Box<dyn Handler>>,
+        make: impl FnOnce(&Incoming<'_>) -> Option<Box<dyn Handler>> + 'static,
         seat: Seat,
     ) {
-        let Some(handler) = make_handler(&self.shared, &newcomer.incoming(&peer), make) else {
-            return self.refuse(newcomer);
+        let handler = match options.filters.header {
+            None => make_handler(&self.shared, &newcomer.incoming(&peer), make),
+            // Once the header has come.
+            Some(_) => Some(Expected::by(make)),
         };
+        let Some(handler) = handler else { return self.refuse(newcomer) };
         let wire = match newcomer {
             Newcomer::Stream(carrying) => Wire::Carried(carrying),
             Newcomer::Socket(socket) => {
@@ -277,6 +287,9 @@ impl Reactor {
     }
 
     pub(in crate::reactor) fn opened(&mut self, id: Id) {
+        if !self.welcome(id) {
+            return;
+        }
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         link.opened = true;
         (link.since, link.last_input) = (Since::new(self.shared.now), self.shared.now);
@@ -407,7 +420,7 @@ fn boxed(accepted: impl Accepted) -> Option<Box<dyn Handler>> {
 }
 
 /// `None` if it was refused, or if that panicked, which concerns nobody but this connection.
-fn make_handler(
+pub(super) fn make_handler(
     shared: &Shared,
     incoming: &Incoming<'_>,
     make: impl FnOnce(&Incoming<'_>) -> Option<Box<dyn Handler>>,

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::reactor::carrier::names::Name;
 use crate::reactor::stream::handler::Handler;
 use socket2::{Socket, Type};
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Makes the handler of a connection, or refuses it; never called on two threads at once.
-pub(in crate::reactor) type Factory = Box<dyn FnMut(&Incoming<'_>) -> Option<Box<dyn Handler>>>;
+pub(in crate::reactor) type Factory = Rc<RefCell<dyn FnMut(&Incoming<'_>) -> Option<Box<dyn Handler>>>>;
 
 /// How often to look for a port that is free at all addresses of a name.
 const PORT_ATTEMPTS: usize = 20;

@@ -10,6 +10,7 @@ pub(super) mod listener;
 pub(super) mod lookup;
 pub(super) mod options;
 pub(super) mod peers;
+pub(super) mod proxied;
 pub(super) mod race;
 pub(super) mod seats;
 pub(super) mod stop;

@@ -2,6 +2,7 @@
 
 use super::address::Address;
 use super::peers::PeerLimits;
+use super::proxied::ProxyProtocol;
 use super::tuning::Tuning;
 use crate::config::{self, Limits};
 use crate::error::{Error, Result};
@@ -95,7 +96,8 @@ impl StreamOptions {
         self
     }
 
-    /// How long the handshake of a connection with TLS may take, from when the connection is there
+    /// How long what comes before a connection's handler may take, from when the connection is there: the handshake of TLS, and the
+    /// header of a [proxy](ListenOptions::proxy_protocol)
     /// ([`CloseReason::HandshakeTimeout`](crate::net::CloseReason::HandshakeTimeout)): [`config::HANDSHAKE_TIMEOUT`] unless set.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;
@@ -239,6 +241,7 @@ pub struct ListenOptions {
     pub(crate) on_error: Option<OnListenError>,
     lifetime: Duration,
     pub(crate) peers: PeerLimits,
+    pub(super) proxies: Option<Arc<ProxyProtocol>>,
     pub(crate) stream: StreamOptions,
 }
 
@@ -272,6 +275,7 @@ impl Default for ListenOptions {
             on_error: None,
             lifetime: Duration::MAX,
             peers: PeerLimits::default(),
+            proxies: None,
             stream: StreamOptions::default(),
         }
     }
@@ -349,12 +353,19 @@ impl ListenOptions {
 
     pub(crate) fn check(&self) -> Result<()> {
         self.peers.check()?;
+        if let Some(proxies) = &self.proxies {
+            proxies.check()?;
+        }
         self.accepted().check()
     }
 
     /// The options of an accepted connection.
     pub(crate) fn accepted(&self) -> StreamOptions {
-        self.stream.clone().lifetime(self.lifetime)
+        let mut stream = self.stream.clone().lifetime(self.lifetime);
+        if let Some(proxies) = self.proxies.clone() {
+            stream.filters.header = Some(proxies);
+        }
+        stream
     }
 
     /// Sets what a listening TCP socket has of its own.

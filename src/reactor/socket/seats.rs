@@ -74,10 +74,11 @@ impl Seats {
 
     pub(in crate::reactor) fn take(
         self: &Arc<Self>,
-        address: &Address,
+        address: Option<&Address>,
         now: Instant,
     ) -> Result<Seat, Refused> {
-        let peer = self.peers.admit(address, now).map_err(|TooMany| Refused::Peer)?;
+        let peer = address.map(|address| self.peers.admit(address, now).map_err(|TooMany| Refused::Peer));
+        let peer = peer.transpose()?.flatten();
         let taken = |taken| (taken < self.most).then_some(taken + 1);
         if self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, taken).is_err() {
             peer.inspect(|peer| self.peers.leave(*peer));
@@ -125,6 +126,13 @@ impl Seats {
 impl Seat {
     pub(in crate::reactor) fn is_of(&self, seats: &Arc<Seats>) -> bool {
         Arc::ptr_eq(&self.seats, seats)
+    }
+
+    /// Says whose it is, once that is known. `false` if that one has too many.
+    pub(in crate::reactor) fn name(&mut self, address: &Address, now: Instant) -> bool {
+        let admitted = self.seats.peers.admit(address, now);
+        self.peer = admitted.as_ref().ok().copied().flatten();
+        admitted.is_ok()
     }
 
     pub(in crate::reactor) fn is_stopping(&self) -> bool {
@@ -177,7 +185,7 @@ mod tests {
     fn the_farewell_waits_for_the_last_socket_and_the_last_connection() {
         let said = Arc::new(AtomicUsize::new(0));
         let seats = Seats::new(&ListenOptions::new().max_connections(2));
-        let take = || seats.take(&Address::Unix("x".into()), Instant::now());
+        let take = || seats.take(Some(&Address::Unix("x".into())), Instant::now());
         let say = |seats: &Seats| {
             let said = said.clone();
             seats.when_empty(move || _ = said.fetch_add(1, Ordering::SeqCst));
@@ -205,7 +213,7 @@ mod tests {
     #[test]
     fn who_finds_no_seat_does_not_count_for_his_peer() {
         let seats = Seats::new(&ListenOptions::new().max_connections(1).max_connections_per_peer(1));
-        let take = |last: u8| seats.take(&Address::Tcp(([192, 0, 2, last], 1).into()), Instant::now());
+        let take = |last: u8| seats.take(Some(&Address::Tcp(([192, 0, 2, last], 1).into())), Instant::now());
         let one = take(1).unwrap();
         assert_eq!(take(1).err(), Some(Refused::Peer));
         assert_eq!(take(2).err(), Some(Refused::Full));

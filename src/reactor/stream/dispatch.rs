@@ -5,6 +5,7 @@ use super::files::FileRead;
 use super::handler::{CloseReason, Handler};
 use super::io::Io;
 use super::reading::Reading;
+use super::succession::{take_over, take_over_with};
 use crate::buf::{Inbox, Offered, Payload};
 use crate::config::CAREFUL_STEP;
 use crate::driver::{self, Completion, Event, Kind, Lent, Op, Received};
@@ -133,7 +134,7 @@ impl Reactor {
         if link.phase == Phase::Open && link.passage.is_some() {
             return self.feed_passage(id, lent);
         }
-        take_in(&mut **handler, link, &mut self.shared, self.driver.bytes(lent));
+        take_in(handler, link, &mut self.shared, self.driver.bytes(lent));
         self.driver.release(lent.buffer);
     }
 
@@ -148,7 +149,7 @@ impl Reactor {
         if link.phase == Phase::Open && link.passage.is_some() {
             return self.feed_passage_plain(id, bytes);
         }
-        take_in(&mut **handler, link, &mut self.shared, bytes);
+        take_in(handler, link, &mut self.shared, bytes);
     }
 
     /// Shows the handler once more what it left when it was paused.
@@ -159,7 +160,7 @@ impl Reactor {
         }
         let mut inbox = std::mem::take(&mut link.inbox);
         let offered = inbox.len();
-        inbox.offer_again(&mut self.shared, |shared, bytes| show(&mut **handler, link, shared, bytes));
+        inbox.offer_again(&mut self.shared, |shared, bytes| show(handler, link, shared, bytes));
         put_back(link, inbox, offered, &mut self.shared);
     }
 
@@ -344,6 +345,9 @@ impl Reactor {
             panicked(link, &self.shared);
         }
         check_output(link);
+        if self.shared.succession.is_due() {
+            take_over(handler, link, &mut self.shared);
+        }
     }
 }
 
@@ -357,7 +361,7 @@ fn note_received(link: &mut Link, budget: &mut Budget, shared: &Shared, bytes: u
 
 /// Shows what has arrived to the handler, or keeps it for later.
 #[inline(always)]
-pub(super) fn take_in(handler: &mut dyn Handler, link: &mut Link, shared: &mut Shared, bytes: &[u8]) {
+pub(super) fn take_in(handler: &mut Box<dyn Handler>, link: &mut Link, shared: &mut Shared, bytes: &[u8]) {
     match link.phase {
         Phase::Open if link.wants_input() => {
             let mut inbox = std::mem::take(&mut link.inbox);
@@ -377,7 +381,22 @@ pub(super) fn take_in(handler: &mut dyn Handler, link: &mut Link, shared: &mut S
 }
 
 /// Offers bytes to a handler, with the hint and the stop that [`Inbox`] wants to know of.
-fn show(handler: &mut dyn Handler, link: &mut Link, shared: &mut Shared, bytes: &[u8]) -> Offered {
+fn show(handler: &mut Box<dyn Handler>, link: &mut Link, shared: &mut Shared, bytes: &[u8]) -> Offered {
+    let mut consumed = show_to(&mut **handler, link, shared, bytes);
+    if shared.succession.is_due() {
+        consumed += take_over_with(handler, link, shared, &bytes[consumed..]);
+    }
+    Offered { consumed, wanted: link.wanted, stop: link.phase != Phase::Open || link.paused }
+}
+
+/// How many of them it consumed.
+#[inline]
+pub(super) fn show_to(
+    handler: &mut dyn Handler,
+    link: &mut Link,
+    shared: &mut Shared,
+    bytes: &[u8],
+) -> usize {
     link.wanted = 0;
     let mut io = Io { link, shared };
     let consumed = catch_unwind(AssertUnwindSafe(|| {
@@ -390,7 +409,7 @@ fn show(handler: &mut dyn Handler, link: &mut Link, shared: &mut Shared, bytes: 
         bytes.len()
     });
     check_output(link);
-    Offered { consumed, wanted: link.wanted, stop: link.phase != Phase::Open || link.paused }
+    consumed
 }
 
 fn put_back(link: &mut Link, mut inbox: Inbox, offered: usize, shared: &mut Shared) {
@@ -411,7 +430,7 @@ fn put_back(link: &mut Link, mut inbox: Inbox, offered: usize, shared: &mut Shar
 /// Looks, behind each call, whether the handler has left alone what was written before: what is missing would be found when it
 /// is sent, where it would concern everybody.
 #[inline]
-fn check_output(link: &mut Link) {
+pub(super) fn check_output(link: &mut Link) {
     if !link.has_intact_output() {
         link.fail(CloseReason::OutputDamaged);
     }

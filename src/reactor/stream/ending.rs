@@ -6,7 +6,6 @@ use super::handler::CloseReason;
 use crate::buf::Spare;
 use crate::config::QUIET_TIMEOUT;
 use crate::reactor::pace::timers::deadline;
-use crate::reactor::socket::address::Address;
 use crate::reactor::socket::system;
 use crate::reactor::threads::stream_handle::Handle;
 use std::io;
@@ -123,7 +122,9 @@ impl Link {
     fn unconfirmed(&self) -> Option<usize> {
         // What carries a stream says that something was sent once it is with the peer.
         let Some(socket) = self.wire.socket() else { return Some(0) };
-        if matches!(self.peer, Address::Unix(_)) || socket.take_error().is_ok_and(|error| error.is_some()) {
+        // The peer's address may be that of a client of a proxy, which comes another way.
+        let is_unix = socket.local_addr().is_ok_and(|address| address.is_unix());
+        if is_unix || socket.take_error().is_ok_and(|error| error.is_some()) {
             // What was sent over a Unix-domain socket is with the peer, and nothing more comes to one that has gone.
             return Some(0);
         }

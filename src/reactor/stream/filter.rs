@@ -469,6 +469,6 @@ impl Reactor {
         if link.phase == Phase::Open && link.passage.is_some() {
             return self.feed_passage_plain(id, plain);
         }
-        dispatch::take_in(&mut **handler, link, &mut self.shared, plain);
+        dispatch::take_in(handler, link, &mut self.shared, plain);
     }
 }

@@ -161,6 +161,12 @@ pub enum CloseReason {
         /// The limit ([`StreamOptions::handshake_timeout`](crate::reactor::StreamOptions::handshake_timeout)).
         timeout: Duration,
     },
+    /// A server that takes its peers' addresses [from proxies](crate::reactor::ListenOptions::proxy_protocol) could not: the peer is not
+    /// one of those that may say one, or what it sent is no header. Told by the log and a counter, for there is no handler yet.
+    ProxyHeader {
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// The peer's stream ended at the socket without the end that TLS has of its own, or in the middle of the handshake: somebody on the
     /// way may have cut it short, and what was received may be a part. All of it was delivered before.
     Truncated,
@@ -227,6 +233,7 @@ impl Clone for CloseReason {
             IdleTimeout { timeout } => IdleTimeout { timeout },
             LifetimeOver { lifetime } => LifetimeOver { lifetime },
             HandshakeTimeout { timeout } => HandshakeTimeout { timeout },
+            ProxyHeader { problem } => ProxyHeader { problem },
             Truncated => Truncated,
             Aborted => Aborted,
             Failed(ref error) => Failed(copy(error)),
@@ -285,6 +292,7 @@ impl fmt::Display for CloseReason {
             CloseReason::HandshakeTimeout { timeout } => {
                 write!(f, "the peer did not finish the handshake within {timeout:?}")
             }
+            CloseReason::ProxyHeader { problem } => write!(f, "no header of the PROXY protocol: {problem}"),
             CloseReason::Truncated => f.write_str("the peer's stream was cut short"),
             CloseReason::Aborted => f.write_str("aborted by this side"),
             CloseReason::Failed(error) => write!(f, "the connection failed: {error}"),

@@ -8,6 +8,8 @@ pub(super) mod files;
 pub(super) mod filter;
 pub(super) mod handler;
 pub(super) mod io;
+pub(super) mod proxy_header;
 pub(super) mod reading;
 pub(super) mod relay;
 pub(super) mod settle;
+pub(super) mod succession;

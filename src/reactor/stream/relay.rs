@@ -148,9 +148,11 @@ impl Link {
     /// From now on what arrives goes to `to`, beginning with what the handler has not consumed.
     fn lead(&mut self, to: Id, limit: usize) {
         self.passage = Some(Box::new(Passage { to, limit, room: 0, passed: 0 }));
-        (self.paused, self.wanted, self.handler_deadline, self.claimed) = (false, 0, None, 0);
-        self.unread = !self.inbox.is_empty();
-        self.end_owed |= self.input_has_ended();
+        self.begin_anew();
+    }
+
+    pub(super) fn is_relayed(&self) -> bool {
+        self.passage.is_some()
     }
 
     /// Whether what arrives has somewhere to go.

@@ -208,6 +208,7 @@ impl Reactor {
         if !opened {
             counters.connects_failed.add(u64::from(attempted));
             counters.handshakes_failed.add(u64::from(shook));
+            counters.proxy_headers_refused.add(u64::from(matches!(reason, CloseReason::ProxyHeader { .. })));
             if let CloseReason::HandshakeTimeout { .. } = reason {
                 counters.handshake_timeouts.add(1);
                 counters.connections_over_limit.add(1);

@@ -39,6 +39,17 @@ impl ServerOptions {
         protocol: P,
         make: impl Fn(&Address) -> S + Send + Sync + 'static,
     ) -> Result<Server> {
+        self.check_for(&protocol)?;
+        let shared = Arc::new(Shared { options: self.with_own_patience(), tallies: Tallies::default() });
+        let theirs = shared.clone();
+        let accept =
+            move |incoming: &Incoming<'_>| Responder::new(&protocol, make(incoming.peer()), theirs.clone());
+        let server = runtime.listen_with(&shared.options.listen, address, accept)?;
+        Ok(Server { server, shared })
+    }
+
+    /// Whether these fit together, and with the protocol.
+    pub(super) fn check_for<P: Protocol>(&self, protocol: &P) -> Result<()> {
         self.check()?;
         let largest = P::Correlation::max_item_bytes(&protocol.request_codec());
         let limit = self.listen.stream.limits.input;
@@ -50,12 +61,7 @@ impl ServerOptions {
                  the codec's limit, or raise `StreamOptions::input_limit`"
             )));
         }
-        let shared = Arc::new(Shared { options: self.with_own_patience(), tallies: Tallies::default() });
-        let theirs = shared.clone();
-        let accept =
-            move |incoming: &Incoming<'_>| Responder::new(&protocol, make(incoming.peer()), theirs.clone());
-        let server = runtime.listen_with(&shared.options.listen, address, accept)?;
-        Ok(Server { server, shared })
+        Ok(())
     }
 
     /// Serves with an `async fn`. Its futures are polled on the reactor of their connection, so they need not be `Send`, and

@@ -6,6 +6,7 @@ mod clock;
 pub(super) mod connection;
 mod ending;
 pub(super) mod fault;
+mod handlers;
 mod later;
 pub(super) mod metrics;
 mod open;
@@ -21,6 +22,7 @@ mod spawn;
 mod tasks;
 mod traced;
 
+pub use handlers::Handlers;
 pub use spawn::Spawn;
 
 use crate::codec::{Protocol, Request, RequestRef, Response};

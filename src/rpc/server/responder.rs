@@ -234,6 +234,15 @@ impl<P: Protocol, S: Service<P>> Responder<P, S> {
     }
 }
 
+impl<P: Protocol, S> Responder<P, S> {
+    /// Nobody hears what is answered from now on.
+    fn refuse_replies(&self) {
+        if let Some(later) = &self.later {
+            later.close();
+        }
+    }
+}
+
 impl<P: Protocol, S: Service<P>> Handler for Responder<P, S> {
     fn on_open(&mut self, io: &mut Io<'_>) {
         let later = Later::new(Some(io.handle()), io.peer_addr().clone());
@@ -331,10 +340,15 @@ impl<P: Protocol, S: Service<P>> Handler for Responder<P, S> {
 
     fn on_close(&mut self, reason: &CloseReason, _reactor: &mut Reactor) {
         self.trace_abandoned();
-        if let Some(later) = &self.later {
-            later.close();
-        }
+        self.refuse_replies();
         self.service.on_close(reason, self.fault.as_ref());
+    }
+}
+
+/// Also where another handler has taken over: what is answered later goes nowhere.
+impl<P: Protocol, S> Drop for Responder<P, S> {
+    fn drop(&mut self) {
+        self.refuse_replies();
     }
 }
 
