@@ -6,6 +6,10 @@ pub mod tuning {}
 #[doc = include_str!("../docs/limits.md")]
 pub mod limits {}
 
+#[cfg(any(feature = "tls", feature = "tls-ring"))]
+#[doc = include_str!("../docs/tls.md")]
+pub mod tls {}
+
 #[doc = include_str!("../docs/reliability.md")]
 pub mod reliability {}
 

@@ -37,6 +37,8 @@ pub(crate) use socket::listener::{Bound, Share, bind_all, is_served_at, take_ove
 pub(crate) use socket::race::Contender;
 pub(crate) use socket::seats::Seats;
 pub(crate) use socket::system::{inherited_descriptor, pass_descriptors};
+#[cfg(any(feature = "tls", feature = "tls-ring"))]
+pub(crate) use stream::filter::{Filter, MakeFilter, State, Through};
 pub(crate) use threads::reactor_handle::SentAction;
 
 use crate::buf::{HasSpare, Spare};

@@ -230,6 +230,7 @@ pub struct ListenOptions {
     pub(crate) unix_mode: Option<u32>,
     pub(crate) on_error: Option<OnListenError>,
     lifetime: Duration,
+    pub(crate) filters: Filters,
     pub(crate) peers: PeerLimits,
     pub(crate) stream: StreamOptions,
 }
@@ -263,6 +264,7 @@ impl Default for ListenOptions {
             unix_mode: None,
             on_error: None,
             lifetime: Duration::MAX,
+            filters: Filters::default(),
             peers: PeerLimits::default(),
             stream: StreamOptions::default(),
         }
@@ -341,12 +343,19 @@ impl ListenOptions {
 
     pub(crate) fn check(&self) -> Result<()> {
         self.peers.check()?;
+        if !self.stream.filters.are_none() {
+            return Err(Error::InvalidSetting(
+                "TLS of `StreamOptions` is a client's: a server's is `ListenOptions::tls`".to_owned(),
+            ));
+        }
         self.accepted().check()
     }
 
     /// The options of an accepted connection.
     pub(crate) fn accepted(&self) -> StreamOptions {
-        self.stream.clone().lifetime(self.lifetime)
+        let mut options = self.stream.clone().lifetime(self.lifetime);
+        options.filters.clone_from(&self.filters);
+        options
     }
 
     /// Sets what a listening TCP socket has of its own.

@@ -164,6 +164,10 @@ pub enum CloseReason {
     /// The peer's stream ended at the socket without the end that TLS has of its own, or in the middle of the handshake: somebody on the
     /// way may have cut it short, and what was received may be a part. All of it was delivered before.
     Truncated,
+    /// TLS failed: because the two sides found no terms, or do not trust each other, or because what arrived had been tampered with. An
+    /// alert has told the peer.
+    #[cfg(any(feature = "tls", feature = "tls-ring"))]
+    Tls(crate::tls::Error),
     /// This side aborted it, or closed it as not finished: what was not sent, or not confirmed, by then is lost.
     Aborted,
     /// The socket failed, for example because the peer reset the connection. When it was sending that failed, what had arrived
@@ -221,6 +225,8 @@ impl Clone for CloseReason {
             LifetimeOver { lifetime } => LifetimeOver { lifetime },
             HandshakeTimeout { timeout } => HandshakeTimeout { timeout },
             Truncated => Truncated,
+            #[cfg(any(feature = "tls", feature = "tls-ring"))]
+            Tls(ref error) => Tls(error.clone()),
             Aborted => Aborted,
             Failed(ref error) => Failed(copy(error)),
             ConnectFailed(ref error) => ConnectFailed(copy(error)),
@@ -278,6 +284,8 @@ impl fmt::Display for CloseReason {
                 write!(f, "the peer did not finish the handshake within {timeout:?}")
             }
             CloseReason::Truncated => f.write_str("the peer's stream was cut short"),
+            #[cfg(any(feature = "tls", feature = "tls-ring"))]
+            CloseReason::Tls(error) => write!(f, "TLS failed: {error}"),
             CloseReason::Aborted => f.write_str("aborted by this side"),
             CloseReason::Failed(error) => write!(f, "the connection failed: {error}"),
             CloseReason::ConnectFailed(error) => write!(f, "could not connect: {error}"),

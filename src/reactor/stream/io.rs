@@ -170,6 +170,11 @@ impl Io<'_> {
         self.link.socket.local_addr().map(|address| Address::from_sock_addr(&address).to_canonical())
     }
 
+    #[cfg(any(feature = "tls", feature = "tls-ring"))]
+    pub(crate) fn filter_info(&self) -> Option<&dyn std::any::Any> {
+        self.link.filter_info()
+    }
+
     /// The socket, for options that have no method here. Reading or writing it breaks the connection.
     pub fn socket(&self) -> SockRef<'_> {
         SockRef::from(&*self.link.socket)

@@ -1,0 +1,11 @@
+//! TLS against peers that know nothing of trochus: rustls over plain sockets here, and the programs that everybody has.
+#![cfg(any(feature = "tls", feature = "tls-ring"))]
+
+mod carried;
+mod certificates;
+mod flow;
+mod handshakes;
+mod programs;
+mod records;
+mod streams;
+mod support;
