@@ -62,6 +62,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::connection::Connection;
+use stream::filter::Handshakes;
 use table::{Id, Table};
 use threads::mailbox::{Command, Mailbox};
 
@@ -109,6 +110,7 @@ pub struct Reactor {
     settling: Option<Id>,
     busy: Busy,
     budget: Budget,
+    handshakes: Handshakes,
     /// Something was handed to the driver that the kernel does not know of yet.
     unsubmitted: bool,
     /// An outer loop waits for its descriptor.
@@ -220,6 +222,7 @@ impl Reactor {
         self.fire_timers();
         self.poll_handlers();
         self.flush();
+        self.begin_handshakes();
         self.watch_memory();
         if nothing_completed && self.pollers.found_nothing() && !self.unsubmitted {
             // The producers may be on this very core. To let them go on is cheaper than to sleep, which takes a barrier on

@@ -41,6 +41,39 @@ fn who_says_nothing_or_too_little_is_cut_off_in_time() {
     });
 }
 
+/// Who waits for a place is served once there is one, in time or not at all.
+#[test]
+fn handshakes_that_go_on_at_a_time_are_bounded() {
+    for backend in trochus::Backend::available() {
+        let runtime = trochus::Runtime::builder().backend(backend).reactors(1).handshakes(2).build().unwrap();
+        let stream = StreamOptions::new().handshake_timeout(Duration::from_millis(500));
+        let (server, log) = serve_with(&runtime, server(), stream);
+        // Both places are taken by peers that say nothing more, until their time is over.
+        let mut idle: Vec<_> = (0..2).map(|_| dial(&server)).collect();
+        eventually("both have begun", || runtime.gauges().unwrap()[0].handshaking == 2);
+        std::thread::sleep(Duration::from_millis(200));
+        let began = Instant::now();
+        let mut client = connect(&server, client_config(ALL));
+        echoes(&mut client, b"hello");
+        assert!(began.elapsed() > Duration::from_millis(150), "{:?}", began.elapsed());
+        assert!(idle.iter_mut().all(|peer| peer.read(&mut [0]).is_err()));
+        (0..2)
+            .for_each(|_| assert!(matches!(log.next(), Seen::Closed(CloseReason::HandshakeTimeout { .. }))));
+        log.opened();
+        let metrics = runtime.metrics();
+        assert_eq!((metrics.handshakes_delayed, metrics.handshakes_failed), (1, 2));
+        // Places come back, however a handshake ends.
+        for _ in 0..5 {
+            let mut peer = dial(&server);
+            peer.write_all(b"garbage, garbage").unwrap();
+            assert!(peer.read_to_end(&mut Vec::new()).is_err());
+            echoes(&mut connect(&server, client_config(ALL)), b"hello");
+        }
+        assert_eq!(runtime.metrics().handshakes_delayed, 1);
+    }
+    assert!(trochus::Runtime::builder().handshakes(0).build().is_err());
+}
+
 fn client_hello() -> Vec<u8> {
     let mut hello = Vec::new();
     let config = Arc::new(client_config(ALL));

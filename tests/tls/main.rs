@@ -5,6 +5,8 @@ mod carried;
 mod certificates;
 mod flow;
 mod handshakes;
+// Elsewhere, what goes by these names are other programs.
+#[cfg(target_os = "linux")]
 mod programs;
 mod records;
 mod streams;

@@ -13,14 +13,17 @@ use super::connection::{Connection, Phase};
 use super::dispatch;
 use super::handler::CloseReason;
 use crate::buf::Payload;
-use crate::driver::Lent;
+use crate::config::HANDSHAKES;
+use crate::driver::{Kind, Lent};
 use crate::reactor::Reactor;
 use crate::reactor::pace::timers::deadline;
 use crate::reactor::socket::address::Address;
 use crate::reactor::table::Id;
 #[cfg(any(feature = "tls", feature = "tls-ring"))]
 use std::any::Any;
+use std::collections::VecDeque;
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// Output that is sealed at once: what is sealed of it is one send. What is longer waits as it is, so that no more than this is held
@@ -127,13 +130,50 @@ pub(in crate::reactor) struct Filtered {
     farewell: bool,
     /// It takes nothing any more.
     broken: bool,
+    /// Among the handshakes of the reactor, while it is one of those.
+    place: Option<Place>,
+}
+
+/// The handshakes of a reactor with connections that it accepted.
+pub(in crate::reactor) struct Handshakes {
+    most: usize,
+    /// One for each, and one more.
+    going_on: Rc<()>,
+    /// Those that are to begin, in order.
+    waiting: VecDeque<Id>,
+}
+
+/// Of a handshake that goes on.
+struct Place(#[expect(dead_code, reason = "it is counted")] Rc<()>);
+
+impl Handshakes {
+    pub(in crate::reactor) fn new(most: Option<usize>) -> Self {
+        let most = most.unwrap_or(HANDSHAKES);
+        Handshakes { most, going_on: Rc::new(()), waiting: VecDeque::new() }
+    }
+
+    fn take_place(&self) -> Option<Place> {
+        (Rc::strong_count(&self.going_on) <= self.most).then(|| Place(self.going_on.clone()))
+    }
 }
 
 impl Filtered {
     fn new(filter: Box<dyn Filter>, behind: Option<Box<dyn Filter>>) -> Box<Self> {
         let (said, sealing, foreign) = (Vec::new(), Payload::default(), 0);
         let (ended, truncated, farewell, broken) = (false, false, false, false);
-        Box::new(Filtered { filter, behind, said, sealing, foreign, ended, truncated, farewell, broken })
+        let place = None;
+        Box::new(Filtered {
+            filter,
+            behind,
+            said,
+            sealing,
+            foreign,
+            ended,
+            truncated,
+            farewell,
+            broken,
+            place,
+        })
     }
 
     fn begin(&mut self, plain: &mut Vec<u8>, peer: &mut Address) -> Result<State, CloseReason> {
@@ -185,24 +225,53 @@ impl Filtered {
 }
 
 impl Reactor {
-    /// The connection is there. If it has filters, these talk first; else its handler hears of it.
+    /// The connection is there. If it is to have filters, these talk first; else its handler hears of it.
     pub(in crate::reactor) fn established(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
-        match link.options.filters.make(&link.peer) {
-            Ok(None) => {
-                link.phase = Phase::Open;
-                self.let_in(id);
+        if link.options.filters.are_none() {
+            link.phase = Phase::Open;
+            return self.let_in(id);
+        }
+        link.phase = Phase::Handshaking;
+        link.phase_deadline = Some(deadline(self.shared.now, link.options.handshake_timeout));
+        // How many connections this side makes is its own affair.
+        let place = if link.race.is_some() { None } else { self.handshakes.take_place() };
+        if link.race.is_none() && place.is_none() {
+            self.shared.counters.handshakes_delayed.add(1);
+            self.handshakes.waiting.push_back(id);
+            return self.settle(id);
+        }
+        self.begin_handshake(id, place);
+    }
+
+    /// Begins those for which there is a place now.
+    pub(in crate::reactor) fn begin_handshakes(&mut self) {
+        while let Some(&id) = self.handshakes.waiting.front() {
+            let link = self.connections.get(id).map(|connection| &connection.link);
+            if link.is_some_and(|link| link.phase == Phase::Handshaking) {
+                let Some(place) = self.handshakes.take_place() else { return };
+                self.contain(|reactor, about| {
+                    *about = Some(id.token(Kind::Receive));
+                    reactor.begin_handshake(id, Some(place));
+                });
             }
+            self.handshakes.waiting.pop_front();
+        }
+    }
+
+    fn begin_handshake(&mut self, id: Id, place: Option<Place>) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        match link.options.filters.make(&link.peer) {
             Ok(Some(mut filter)) => {
                 let mut plain = Vec::new();
                 let outcome = filter.begin(&mut plain, &mut link.peer);
-                link.phase = Phase::Handshaking;
-                link.last_progress = self.shared.now;
-                link.phase_deadline = Some(deadline(self.shared.now, link.options.handshake_timeout));
+                filter.place = place;
                 link.filter = Some(filter);
+                link.last_progress = self.shared.now;
                 self.filtered(id, outcome, plain);
                 self.settle(id);
             }
+            Ok(None) => self.let_in(id),
             Err(reason) => self.change(id, |link| link.fail(reason)),
         }
     }
@@ -239,6 +308,9 @@ impl Reactor {
             link.inbox.keep(&plain, &mut self.shared.spare);
             link.unread = !plain.is_empty();
             (link.phase, link.phase_deadline) = (Phase::Open, None);
+            if let Some(filter) = &mut link.filter {
+                filter.place = None;
+            }
             link.note_state(outcome);
             self.let_in(id);
             if let Some(Connection { link, .. }) = self.connections.get_mut(id) {

@@ -78,7 +78,7 @@ fn unmasked(said: &[u8]) -> (Vec<u8>, bool) {
     let mut plain = Vec::new();
     while let Some((&len, behind)) = rest.split_first() {
         if len == 0 {
-            assert_eq!(behind, [], "nothing comes behind the end");
+            assert!(behind.is_empty(), "nothing comes behind the end");
             return (plain, true);
         }
         let (record, behind) = behind.split_at(usize::from(len).min(behind.len()));

@@ -135,7 +135,7 @@ impl Link {
     /// The end, because the filter does not go on: what it has to say about that is sent first.
     fn break_off(&mut self, reason: CloseReason) {
         let Some(filter) = &mut self.filter else { return };
-        filter.broken = true;
+        (filter.broken, filter.place) = (true, None);
         if self.phase >= Phase::Lingering || self.send_error.is_some() || self.has_ended_output() {
             return self.fail(reason);
         }
