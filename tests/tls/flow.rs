@@ -129,7 +129,7 @@ fn what_other_threads_write_is_not_this_sides_answer() {
         }
         let (log, recorder) = log();
         let send = std::sync::Mutex::new(send);
-        let stream = StreamOptions::new().output_limits(64 << 10, 256 << 10);
+        let stream = StreamOptions::new().output_limits(1 << 10, 256 << 10).send_buffer(64 << 10);
         let options = ListenOptions::new().tls(server()).stream(stream);
         let make =
             move |_: &trochus::net::Incoming<'_>| Tells(send.lock().unwrap().clone(), recorder.clone());
@@ -141,12 +141,22 @@ fn what_other_threads_write_is_not_this_sides_answer() {
         let handle = handles.recv_timeout(PATIENCE).unwrap();
         let pushed = pattern(8 << 20);
         handle.write(&pushed).unwrap();
+        let mut sent = 0;
+        eventually("nothing more is taken", || {
+            std::thread::sleep(Duration::from_millis(100));
+            let before = std::mem::replace(&mut sent, runtime.metrics().sent_bytes);
+            sent == before
+        });
+        assert!(sent < pushed.len() as u64, "some of it waits, and a part of that sealed");
         // The peer does not read, and is read all the same.
-        client.write_all(b"hello").unwrap();
-        let Seen::Bytes(bytes) = log.next() else { panic!("not read") };
-        assert_eq!(bytes, b"hello");
+        // More than once: behind the first one it is looked at what waits.
+        for n in 0..3 {
+            client.write_all(&[n]).unwrap();
+            let Seen::Bytes(bytes) = log.next() else { panic!("not read") };
+            assert_eq!(bytes, [n]);
+        }
         assert!(receive(&mut client, pushed.len()) == pushed);
-        assert_eq!(receive(&mut client, 5), b"hello");
+        assert_eq!(receive(&mut client, 3), [0, 1, 2]);
         handle.close().unwrap();
     });
 }

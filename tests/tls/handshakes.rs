@@ -63,6 +63,11 @@ fn handshakes_that_go_on_at_a_time_are_bounded() {
         let metrics = runtime.metrics();
         assert_eq!((metrics.handshakes_delayed, metrics.handshakes_failed), (1, 2));
         // Places come back, however a handshake ends.
+        let mut open = Vec::new();
+        for _ in 0..3 {
+            open.push(connect(&server, client_config(ALL)));
+            echoes(open.last_mut().unwrap(), b"hello");
+        }
         for _ in 0..5 {
             let mut peer = dial(&server);
             peer.write_all(b"garbage, garbage").unwrap();
