@@ -141,6 +141,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the handshake of a connection with TLS may take.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Handshakes that one reactor has going on with connections that it accepted; the others wait for one to end, or for their time.
+pub const HANDSHAKES: usize = 1024;
+
 /// How long one of several addresses has to answer before the next one is tried as well (RFC 8305).
 pub const CONNECT_STAGGER: Duration = Duration::from_millis(250);
 

@@ -8,6 +8,9 @@ pub mod limits {}
 
 #[doc = include_str!("../docs/protocols.md")]
 pub mod protocols {}
+#[cfg(any(feature = "tls", feature = "tls-ring"))]
+#[doc = include_str!("../docs/tls.md")]
+pub mod tls {}
 
 #[doc = include_str!("../docs/reliability.md")]
 pub mod reliability {}

@@ -43,7 +43,7 @@
 //! # Features
 //!
 //! None is on unless asked for. `json`: JSON lines. `json-simd`: the same with a SIMD parser. `zerocopy`: records that are seen
-//! in place. `stream`: several responses to one request are a `Stream`. `tower`: clients and pools are services of `tower`.
+//! in place. `tls`: TLS by rustls, with aws-lc-rs; `tls-ring`: the same with ring. `stream`: several responses to one request are a `Stream`. `tower`: clients and pools are services of `tower`.
 //! `tracing`: log lines go to `tracing` instead of standard error, and so does an event for each request at a server
 //! (target `trochus::rpc::server`, with its number, the peer, the outcome and how long it took) and each call of a client
 //! (`trochus::rpc::client`), at the level `debug`.
@@ -61,6 +61,8 @@ mod metrics;
 pub mod net;
 pub mod reactor;
 pub mod rpc;
+#[cfg(any(feature = "tls", feature = "tls-ring"))]
+pub mod tls;
 mod waiting;
 
 pub use config::{BusyPoll, UringFeature};

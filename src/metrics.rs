@@ -68,6 +68,7 @@ metrics! {
     handshakes_failed: "counter", " Connections that ended before the handshake was over.";
     handshake_timeouts: "counter", " Those of them whose peer did not finish it in time.";
     proxy_headers_refused: "counter", " Connections that were closed because their peer sent no header of the PROXY protocol, or may not.";
+    handshakes_delayed: "counter", " Connections whose handshake had to wait for others to end.";
     connections_reset: "counter", " Connections that ended with a socket's error.";
     connections_over_limit: "counter", " Connections that were closed because they exceeded a limit.";
     opening_timeouts: "counter", " Connections that were closed because their peer said nothing at all for too long.";

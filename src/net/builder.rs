@@ -103,6 +103,12 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Handshakes that may go on at a time at each reactor; see [`ReactorBuilder::handshakes`].
+    pub fn handshakes(mut self, handshakes: usize) -> Self {
+        self.reactor = self.reactor.handshakes(handshakes);
+        self
+    }
+
     /// Whether reactors look for work before they sleep.
     pub fn busy_poll(mut self, busy_poll: BusyPoll) -> Self {
         self.reactor = self.reactor.busy_poll(busy_poll);

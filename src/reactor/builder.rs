@@ -6,6 +6,7 @@ use super::pace::busy::Busy;
 use super::pace::memory::{Ledger, Memory};
 use super::pace::pollers::Pollers;
 use super::pace::timers::Timers;
+use super::stream::filter::Handshakes;
 use super::table::Table;
 use super::threads::mailbox::Mailbox;
 use super::{Reactor, Shared};
@@ -30,6 +31,7 @@ pub struct ReactorBuilder {
     turn_budget: Option<usize>,
     turn_time: Option<Duration>,
     memory_budget: Option<usize>,
+    handshakes: Option<usize>,
     ledger: Option<(Arc<Ledger>, usize)>,
 }
 
@@ -100,6 +102,15 @@ impl ReactorBuilder {
     /// called last, and by what the kernel takes to send what they wrote. The clock is read for each of them.
     pub fn turn_time(mut self, time: Duration) -> Self {
         self.turn_time = Some(time);
+        self
+    }
+
+    /// Handshakes that may go on at a time with connections that were accepted; [`config::HANDSHAKES`](crate::config::HANDSHAKES) unless
+    /// set. Each keeps some kilobytes and costs much computing. Whoever comes while there are so many is not refused, or all clients
+    /// that come back at once would come again and again: they wait, unread, in order, and each for the
+    /// [time](crate::reactor::StreamOptions::handshake_timeout) that it has.
+    pub fn handshakes(mut self, handshakes: usize) -> Self {
+        self.handshakes = Some(handshakes);
         self
     }
 
@@ -176,6 +187,9 @@ impl ReactorBuilder {
         if self.turn_time == Some(Duration::ZERO) {
             return Err(Error::InvalidSetting("a turn must have some time".to_owned()));
         }
+        if self.handshakes == Some(0) {
+            return Err(Error::InvalidSetting("at least 1 handshake must be allowed".to_owned()));
+        }
         if self.memory_budget == Some(0) {
             return Err(Error::InvalidSetting(
                 "connections must be allowed to hold at least 1 byte".to_owned(),
@@ -233,6 +247,7 @@ impl ReactorBuilder {
             },
             settling: None,
             busy: Busy::new(self.busy_poll),
+            handshakes: Handshakes::new(self.handshakes),
             budget: Budget::new(self.turn_budget, self.turn_time),
             unsubmitted: false,
             resting: false,

@@ -43,6 +43,8 @@ pub(crate) use socket::listener::{Bound, Share, bind_all, is_served_at, take_ove
 pub(crate) use socket::race::Contender;
 pub(crate) use socket::seats::Seats;
 pub(crate) use socket::system::{inherited_descriptor, pass_descriptors};
+#[cfg(any(feature = "tls", feature = "tls-ring"))]
+pub(crate) use stream::filter::{Filter, MakeFilter, State, Through};
 pub(crate) use threads::reactor_handle::SentAction;
 
 use crate::buf::{HasSpare, ReadMemory, Spare};
@@ -66,6 +68,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::connection::Connection;
+use stream::filter::Handshakes;
 use stream::succession::Succession;
 use table::{Id, Table};
 use threads::mailbox::{Command, Mailbox};
@@ -114,6 +117,7 @@ pub struct Reactor {
     settling: Option<Id>,
     busy: Busy,
     budget: Budget,
+    handshakes: Handshakes,
     /// Something was handed to the driver that the kernel does not know of yet.
     unsubmitted: bool,
     /// An outer loop waits for its descriptor.
@@ -233,6 +237,7 @@ impl Reactor {
         self.fire_timers();
         self.poll_handlers();
         self.flush();
+        self.begin_handshakes();
         self.carry_on();
         self.watch_memory();
         if nothing_completed && self.pollers.found_nothing() && !self.unsubmitted {

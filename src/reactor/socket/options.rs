@@ -240,6 +240,7 @@ pub struct ListenOptions {
     pub(crate) unix_mode: Option<u32>,
     pub(crate) on_error: Option<OnListenError>,
     lifetime: Duration,
+    pub(crate) filters: Filters,
     pub(crate) peers: PeerLimits,
     pub(super) proxies: Option<Arc<ProxyProtocol>>,
     pub(crate) stream: StreamOptions,
@@ -274,6 +275,7 @@ impl Default for ListenOptions {
             unix_mode: None,
             on_error: None,
             lifetime: Duration::MAX,
+            filters: Filters::default(),
             peers: PeerLimits::default(),
             proxies: None,
             stream: StreamOptions::default(),
@@ -356,12 +358,18 @@ impl ListenOptions {
         if let Some(proxies) = &self.proxies {
             proxies.check()?;
         }
+        if !self.stream.filters.are_none() {
+            return Err(Error::InvalidSetting(
+                "TLS of `StreamOptions` is a client's: a server's is `ListenOptions::tls`".to_owned(),
+            ));
+        }
         self.accepted().check()
     }
 
     /// The options of an accepted connection.
     pub(crate) fn accepted(&self) -> StreamOptions {
         let mut stream = self.stream.clone().lifetime(self.lifetime);
+        stream.filters.clone_from(&self.filters);
         if let Some(proxies) = self.proxies.clone() {
             stream.filters.header = Some(proxies);
         }

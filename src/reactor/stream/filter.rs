@@ -7,18 +7,23 @@
 //! A connection without one has a null pointer and pays a branch for it. Filters stand in a row: one that has done what it is there
 //! for goes, and what follows is the next one's, or passes.
 
-use super::connection::{Connection, Link, Phase};
+mod link;
+
+use super::connection::{Connection, Phase};
 use super::dispatch;
-use super::ending::Cut;
 use super::handler::CloseReason;
-use crate::buf::{Payload, Spare};
-use crate::driver::Lent;
+use crate::buf::Payload;
+use crate::config::HANDSHAKES;
+use crate::driver::{Kind, Lent};
 use crate::reactor::Reactor;
 use crate::reactor::pace::timers::deadline;
 use crate::reactor::socket::address::Address;
 use crate::reactor::table::Id;
+#[cfg(any(feature = "tls", feature = "tls-ring"))]
+use std::any::Any;
+use std::collections::VecDeque;
 use std::fmt;
-use std::io::IoSlice;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// Output that is sealed at once: what is sealed of it is one send. What is longer waits as it is, so that no more than this is held
@@ -48,6 +53,12 @@ pub(crate) trait Filter {
 
     /// Bytes of input that it holds until the rest has come.
     fn held_input(&self) -> usize;
+
+    /// What a handler may know of it.
+    #[cfg(any(feature = "tls", feature = "tls-ring"))]
+    fn info(&self) -> Option<&dyn Any> {
+        None
+    }
 }
 
 /// Where a filter puts what comes out of it.
@@ -88,6 +99,10 @@ pub(crate) struct Filters {
 }
 
 impl Filters {
+    pub(crate) fn are_none(&self) -> bool {
+        self.header.is_none() && self.cipher.is_none()
+    }
+
     fn make(&self, peer: &Address) -> Result<Option<Box<Filtered>>, CloseReason> {
         let made = |make: &Option<Arc<dyn MakeFilter>>| make.as_ref().map(|make| make.make(peer)).transpose();
         Ok(match (made(&self.header)?, made(&self.cipher)?) {
@@ -115,13 +130,50 @@ pub(in crate::reactor) struct Filtered {
     farewell: bool,
     /// It takes nothing any more.
     broken: bool,
+    /// Among the handshakes of the reactor, while it is one of those.
+    place: Option<Place>,
+}
+
+/// The handshakes of a reactor with connections that it accepted.
+pub(in crate::reactor) struct Handshakes {
+    most: usize,
+    /// One for each, and one more.
+    going_on: Rc<()>,
+    /// Those that are to begin, in order.
+    waiting: VecDeque<Id>,
+}
+
+/// Of a handshake that goes on.
+struct Place(#[expect(dead_code, reason = "it is counted")] Rc<()>);
+
+impl Handshakes {
+    pub(in crate::reactor) fn new(most: Option<usize>) -> Self {
+        let most = most.unwrap_or(HANDSHAKES);
+        Handshakes { most, going_on: Rc::new(()), waiting: VecDeque::new() }
+    }
+
+    fn take_place(&self) -> Option<Place> {
+        (Rc::strong_count(&self.going_on) <= self.most).then(|| Place(self.going_on.clone()))
+    }
 }
 
 impl Filtered {
     fn new(filter: Box<dyn Filter>, behind: Option<Box<dyn Filter>>) -> Box<Self> {
         let (said, sealing, foreign) = (Vec::new(), Payload::default(), 0);
         let (ended, truncated, farewell, broken) = (false, false, false, false);
-        Box::new(Filtered { filter, behind, said, sealing, foreign, ended, truncated, farewell, broken })
+        let place = None;
+        Box::new(Filtered {
+            filter,
+            behind,
+            said,
+            sealing,
+            foreign,
+            ended,
+            truncated,
+            farewell,
+            broken,
+            place,
+        })
     }
 
     fn begin(&mut self, plain: &mut Vec<u8>, peer: &mut Address) -> Result<State, CloseReason> {
@@ -177,225 +229,54 @@ impl Filtered {
     }
 }
 
-impl Link {
-    /// The peer's output is over, as far as anybody here is concerned.
-    #[inline]
-    pub(super) fn input_has_ended(&self) -> bool {
-        self.reading == super::reading::Reading::Ended
-            || self.filter.as_ref().is_some_and(|filter| filter.ended)
-    }
-
-    /// The socket has no more input.
-    pub(in crate::reactor) fn socket_ended(&mut self) {
-        self.reading = super::reading::Reading::Ended;
-        match &mut self.filter {
-            None => self.end_input(),
-            Some(filter) if filter.ended || filter.broken => {}
-            Some(_) if self.phase == Phase::Handshaking => self.fail(CloseReason::Truncated),
-            Some(filter) => {
-                filter.truncated = true;
-                self.end_owed = true;
-            }
-        }
-    }
-
-    fn end_input(&mut self) {
-        self.end_owed = true;
-        self.ended_by_peer = self.accepts_output();
-    }
-
-    /// What was received is not all that the peer had to say.
-    pub(super) fn is_truncated(&self) -> bool {
-        self.filter.as_ref().is_some_and(|filter| filter.truncated)
-    }
-
-    /// Bytes that arrived and that nobody has consumed.
-    #[inline]
-    pub(in crate::reactor) fn unconsumed(&self) -> usize {
-        self.inbox.len() + self.filter.as_ref().map_or(0, |filter| filter.filter.held_input())
-    }
-
-    /// Output that other threads wrote.
-    #[inline]
-    pub(super) fn foreign_output(&self) -> usize {
-        self.marks.foreign() + self.filter.as_ref().map_or(0, |filter| filter.foreign)
-    }
-
-    /// So many bytes were sent, and `left` of them are still to be.
-    #[inline]
-    pub(super) fn note_sent(&mut self, sent: usize, left: usize) {
-        match &mut self.filter {
-            None => self.marks.advance(sent),
-            Some(filter) => filter.foreign = filter.foreign.min(left),
-        }
-    }
-
-    /// Forgets all output that is not on its way.
-    pub(super) fn drop_output(&mut self) {
-        self.forget_written();
-        if let Some(filter) = &mut self.filter {
-            filter.drop_output();
-        }
-        self.filtered = 0;
-    }
-
-    fn forget_written(&mut self) {
-        self.discard_output();
-        if let Some(filter) = &mut self.filter {
-            filter.sealing = Payload::default();
-            self.filtered = filter.pending();
-        }
-    }
-
-    /// Whether nothing is in flight but the filter's last words, whose loss is nobody's.
-    pub(super) fn sends_farewell(&self) -> bool {
-        self.filter.as_ref().is_some_and(|filter| filter.farewell)
-    }
-
-    /// Whether there is nothing that a filter has to say behind all output.
-    pub(super) fn has_taken_leave(&self) -> bool {
-        self.filter.as_ref().is_none_or(|filter| filter.farewell)
-    }
-
-    /// Has the filter say its last words, once all that was written is sent and nothing follows.
-    pub(super) fn take_leave(&mut self) {
-        if !self.is_asked_to_end_output() || self.phase < Phase::Open || self.has_output() {
-            return;
-        }
-        if let Some(filter) = &mut self.filter
-            && !std::mem::replace(&mut filter.farewell, true)
-        {
-            filter.filter.end_output(&mut filter.said);
-            self.filtered = filter.pending();
-        }
-    }
-
-    fn pass_filter(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>) -> Result<State, CloseReason> {
-        match self.filter.as_deref_mut() {
-            // Nobody hears what follows an end.
-            Some(filter) if !filter.broken && !filter.ended && self.phase < Phase::Dead => {
-                filter.receive(bytes, plain, &mut self.peer)
-            }
-            _ => Ok(State::Open),
-        }
-    }
-
-    fn note_state(&mut self, outcome: Result<State, CloseReason>) {
-        let Some(filter) = &mut self.filter else { return };
-        match outcome {
-            Ok(State::Handshaking | State::Open) => {}
-            Ok(State::Ended) if filter.ended => {}
-            Ok(State::Ended) => {
-                filter.ended = true;
-                self.end_input();
-            }
-            Ok(State::Gone(_)) => {
-                debug_assert_eq!(filter.pending(), 0, "whoever goes has said everything");
-                (self.filter, self.filtered) = (None, 0);
-            }
-            Err(reason) => self.break_off(reason),
-        }
-    }
-
-    /// The end, because the filter does not go on: what it has to say about that is sent first.
-    fn break_off(&mut self, reason: CloseReason) {
-        let Some(filter) = &mut self.filter else { return };
-        filter.broken = true;
-        if self.phase >= Phase::Lingering || self.send_error.is_some() || self.has_ended_output() {
-            return self.fail(reason);
-        }
-        self.reason.get_or_insert(reason);
-        self.forget_written();
-        (self.phase, self.cut) = (Phase::Flushing, Some(Cut::Stop));
-        if let Some(handle) = &self.remote {
-            handle.remote().refuse_all();
-        }
-    }
-
-    /// The next part of the output as it is to be sent. `None` if there is nothing.
-    fn seal(&mut self, spare: &mut Spare) -> Result<Option<Payload>, CloseReason> {
-        let Some(filter) = self.filter.as_deref_mut() else { return Ok(None) };
-        if self.phase >= Phase::Open && filter.sealing.is_empty() && self.has_sendable() {
-            let next = self.take_sendable();
-            let Some(filter) = self.filter.as_deref_mut() else { return Ok(None) };
-            spare.give_payload(std::mem::replace(&mut filter.sealing, next));
-        }
-        let Some(filter) = self.filter.as_deref_mut() else { return Ok(None) };
-        if filter.pending() == 0 {
-            return Ok(None);
-        }
-        let mut payload = spare.take_payload();
-        let into = payload.text();
-        into.append(&mut filter.said);
-        filter.said.shrink_to(MOST_SAID);
-        if self.phase >= Phase::Open && !filter.sealing.is_empty() {
-            let before = into.len();
-            let len = seal_some(&mut *filter.filter, &mut filter.sealing, spare, into)?;
-            let foreign = self.marks.foreign();
-            self.marks.advance(len);
-            // What it is sealed in counts for those who wrote all of it.
-            let (foreign, sealed) = (foreign - self.marks.foreign(), into.len() - before);
-            filter.foreign = if foreign == len { sealed } else { foreign.min(sealed) };
-            if filter.sealing.is_empty() {
-                spare.give_payload(std::mem::take(&mut filter.sealing));
-            }
-        }
-        self.filtered = filter.pending();
-        spare.fit(&mut payload);
-        Ok(Some(payload))
-    }
-}
-
-/// Seals the beginning of `plain`, and says how much of it that was.
-fn seal_some(
-    filter: &mut dyn Filter,
-    plain: &mut Payload,
-    spare: &mut Spare,
-    into: &mut Vec<u8>,
-) -> Result<usize, CloseReason> {
-    let mut first = [IoSlice::new(&[])];
-    plain.slices(0, &mut first);
-    let most = plain.len().min(SEAL_BYTES);
-    let first = &first[0][..first[0].len().min(most)];
-    let len = if first.len() >= most.min(WORTH_SEALING) {
-        filter.seal(first, into)?;
-        first.len()
-    } else {
-        let mut gathered = spare.take_for(most);
-        while gathered.len() < most {
-            let mut slices = [IoSlice::new(&[]); 16];
-            let count = plain.slices(gathered.len(), &mut slices);
-            for slice in &slices[..count] {
-                gathered.extend_from_slice(&slice[..slice.len().min(most - gathered.len())]);
-            }
-        }
-        filter.seal(&gathered, into)?;
-        spare.give(gathered);
-        most
-    };
-    plain.advance(len);
-    Ok(len)
-}
-
 impl Reactor {
-    /// The connection is there. If it has filters, these talk first; else its handler hears of it.
+    /// The connection is there. If it is to have filters, these talk first; else its handler hears of it.
     pub(in crate::reactor) fn established(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
-        match link.options.filters.make(&link.peer) {
-            Ok(None) => {
-                link.phase = Phase::Open;
-                self.let_in(id);
+        if link.options.filters.are_none() {
+            link.phase = Phase::Open;
+            return self.let_in(id);
+        }
+        link.phase = Phase::Handshaking;
+        link.phase_deadline = Some(deadline(self.shared.now, link.options.handshake_timeout));
+        // How many connections this side makes is its own affair.
+        let place = if link.race.is_some() { None } else { self.handshakes.take_place() };
+        if link.race.is_none() && place.is_none() {
+            self.shared.counters.handshakes_delayed.add(1);
+            self.handshakes.waiting.push_back(id);
+            return self.settle(id);
+        }
+        self.begin_handshake(id, place);
+    }
+
+    /// Begins those for which there is a place now.
+    pub(in crate::reactor) fn begin_handshakes(&mut self) {
+        while let Some(&id) = self.handshakes.waiting.front() {
+            let link = self.connections.get(id).map(|connection| &connection.link);
+            if link.is_some_and(|link| link.phase == Phase::Handshaking) {
+                let Some(place) = self.handshakes.take_place() else { return };
+                self.contain(|reactor, about| {
+                    *about = Some(id.token(Kind::Receive));
+                    reactor.begin_handshake(id, Some(place));
+                });
             }
+            self.handshakes.waiting.pop_front();
+        }
+    }
+
+    fn begin_handshake(&mut self, id: Id, place: Option<Place>) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        match link.options.filters.make(&link.peer) {
             Ok(Some(mut filter)) => {
                 let mut plain = Vec::new();
                 let outcome = filter.begin(&mut plain, &mut link.peer);
-                link.phase = Phase::Handshaking;
-                link.last_progress = self.shared.now;
-                link.phase_deadline = Some(deadline(self.shared.now, link.options.handshake_timeout));
+                filter.place = place;
                 link.filter = Some(filter);
+                link.last_progress = self.shared.now;
                 self.filtered(id, outcome, plain);
                 self.settle(id);
             }
+            Ok(None) => self.let_in(id),
             Err(reason) => self.change(id, |link| link.fail(reason)),
         }
     }
@@ -436,6 +317,9 @@ impl Reactor {
             link.inbox.keep(&plain, &mut self.shared.spare);
             link.unread = !plain.is_empty();
             (link.phase, link.phase_deadline) = (Phase::Open, None);
+            if let Some(filter) = &mut link.filter {
+                filter.place = None;
+            }
             link.note_state(outcome);
             self.let_in(id);
             if let Some(Connection { link, .. }) = self.connections.get_mut(id) {

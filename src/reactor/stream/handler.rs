@@ -170,6 +170,10 @@ pub enum CloseReason {
     /// The peer's stream ended at the socket without the end that TLS has of its own, or in the middle of the handshake: somebody on the
     /// way may have cut it short, and what was received may be a part. All of it was delivered before.
     Truncated,
+    /// TLS failed: because the two sides found no terms, or do not trust each other, or because what arrived had been tampered with. An
+    /// alert has told the peer.
+    #[cfg(any(feature = "tls", feature = "tls-ring"))]
+    Tls(crate::tls::Error),
     /// This side aborted it, or closed it as not finished: what was not sent, or not confirmed, by then is lost.
     Aborted,
     /// The socket failed, for example because the peer reset the connection. When it was sending that failed, what had arrived
@@ -235,6 +239,8 @@ impl Clone for CloseReason {
             HandshakeTimeout { timeout } => HandshakeTimeout { timeout },
             ProxyHeader { problem } => ProxyHeader { problem },
             Truncated => Truncated,
+            #[cfg(any(feature = "tls", feature = "tls-ring"))]
+            Tls(ref error) => Tls(error.clone()),
             Aborted => Aborted,
             Failed(ref error) => Failed(copy(error)),
             ConnectFailed(ref error) => ConnectFailed(copy(error)),
@@ -294,6 +300,8 @@ impl fmt::Display for CloseReason {
             }
             CloseReason::ProxyHeader { problem } => write!(f, "no header of the PROXY protocol: {problem}"),
             CloseReason::Truncated => f.write_str("the peer's stream was cut short"),
+            #[cfg(any(feature = "tls", feature = "tls-ring"))]
+            CloseReason::Tls(error) => write!(f, "TLS failed: {error}"),
             CloseReason::Aborted => f.write_str("aborted by this side"),
             CloseReason::Failed(error) => write!(f, "the connection failed: {error}"),
             CloseReason::ConnectFailed(error) => write!(f, "could not connect: {error}"),

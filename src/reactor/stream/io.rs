@@ -171,6 +171,11 @@ impl Io<'_> {
         self.link.wire.local_addr().map(|address| address.to_canonical())
     }
 
+    #[cfg(any(feature = "tls", feature = "tls-ring"))]
+    pub(crate) fn filter_info(&self) -> Option<&dyn std::any::Any> {
+        self.link.filter_info()
+    }
+
     /// The socket, for options that have no method here. Reading or writing it breaks the connection. `None` if
     /// [something else](crate::reactor::Carrier) carries the stream.
     pub fn socket(&self) -> Option<SockRef<'_>> {

@@ -39,7 +39,8 @@ impl Link {
     pub(in crate::reactor) fn wants_input(&self) -> bool {
         match self.phase {
             Phase::Open => !self.paused && !self.throttled && self.has_passage_open(),
-            Phase::Handshaking => true,
+            // Not before it is its turn.
+            Phase::Handshaking => self.filter.is_some(),
             // To throw it away.
             Phase::Flushing | Phase::Lingering => true,
             Phase::Connecting | Phase::Dead => false,

@@ -170,7 +170,7 @@ impl Reactor {
                 crate::log::over_limit(&link.peer, &reason);
             }
             let (opened, attempted) = (link.opened, link.race.is_some());
-            let shook = link.filter.is_some();
+            let shook = link.filter.is_some() || !attempted && !link.options.filters.are_none();
             self.count_end(&reason, opened, attempted, shook);
             self.tell_ended(id, reason);
         }

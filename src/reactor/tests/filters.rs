@@ -128,11 +128,21 @@ impl<F: Filter + fmt::Debug + 'static> MakeFilter for Make<F> {
 }
 
 fn with_filters(mut options: StreamOptions, header: bool, cipher: bool) -> StreamOptions {
-    options.filters = Filters {
+    options.filters = filters(header, cipher);
+    options
+}
+
+fn server_with_filters(stream: StreamOptions, header: bool, cipher: bool) -> ListenOptions {
+    let mut options = ListenOptions::new().stream(stream);
+    options.filters = filters(header, cipher);
+    options
+}
+
+fn filters(header: bool, cipher: bool) -> Filters {
+    Filters {
         header: header.then(|| Arc::new(Make(Header::default)) as Arc<dyn MakeFilter>),
         cipher: cipher.then(|| Arc::new(Make(Masked::default)) as Arc<dyn MakeFilter>),
-    };
-    options
+    }
 }
 
 fn path(name: &str, seed: u64) -> std::path::PathBuf {
@@ -165,7 +175,7 @@ fn a_server_behind_a_filter_echoes_whatever_happens() {
         let soft = rng.usize(1..300);
         let stream = StreamOptions::new().output_limits(soft, 1 << 20);
         let stream = stream.reading(rng.usize(1..200), if rng.bool() { 0 } else { usize::MAX });
-        let options = ListenOptions::new().stream(with_filters(stream, false, true));
+        let options = server_with_filters(stream, false, true);
         let make = move |_: &Incoming<'_>| {
             let fate = Rc::<RefCell<Fate>>::default();
             each.borrow_mut().push(fate.clone());
@@ -249,7 +259,7 @@ fn a_drain_in_the_middle_of_handshakes_gives_everything_back() {
         let (fate_of_each, handler_rng) = (fate.clone(), Rng::with_seed(seed));
         let made = Rc::<RefCell<usize>>::default();
         let count = made.clone();
-        let options = ListenOptions::new().stream(with_filters(StreamOptions::new(), false, true));
+        let options = server_with_filters(StreamOptions::new(), false, true);
         let echo = move |_: &Incoming<'_>| {
             *count.borrow_mut() += 1;
             Echo { rng: handler_rng.clone(), fate: fate_of_each.clone() }
@@ -335,7 +345,7 @@ fn a_header_is_consumed_and_what_follows_is_the_next_filters_or_the_handlers() {
             world.borrow_mut().arriving.push_back(Peer { sends: sends.into(), ..Peer::default() });
             let seen = Rc::<RefCell<Seen>>::default();
             let of_handler = seen.clone();
-            let options = ListenOptions::new().stream(with_filters(StreamOptions::new(), true, cipher));
+            let options = server_with_filters(StreamOptions::new(), true, cipher);
             let make = move |_: &Incoming<'_>| Named(of_handler.clone());
             reactor.listen_with(&options, path("header", seed), make).unwrap();
             step_until(&mut reactor, |_| world.borrow().gone.len() == 1);
