@@ -31,7 +31,7 @@
 //!
 //! - [`rpc`]: typed request-response. Calls that are awaited, producers that push a hundred million requests a second, replies
 //!   now or later.
-//! - [`net`]: byte-stream servers and clients over TCP and Unix-domain sockets, on all cores.
+//! - [`net`]: byte-stream servers and clients over TCP, Unix-domain sockets and memory, on all cores.
 //! - [`reactor`]: one thread's run loop, to embed in a loop of one's own.
 //! - [`codec`]: bytes to items and back, with no sockets in it.
 //! - [`batch`]: the n-buffer batcher, for anything that is cheaper by the thousand.

@@ -229,6 +229,8 @@ impl Reactor {
         self.shared.now = self.driver.now();
         self.budget.begin_time(self.shared.now);
         self.go_on_with_succession();
+        // What there was no time for comes before what has come since.
+        self.carry_once();
         self.handle_completions();
         self.run_commands();
         // Connections that the commands made and that are there already: whoever asked for them goes on during the next wait.
@@ -296,6 +298,7 @@ impl Reactor {
             || !self.dirty.is_empty()
             || !self.shared.deferred.is_empty()
             || !self.shared.soon.is_empty()
+            || self.handshakes.may_begin()
             || self.shared.succession.has_waiting()
             || !self.shared.new_pollers.is_empty()
             || !self.commands.is_empty()

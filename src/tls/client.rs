@@ -22,6 +22,7 @@ pub struct Client {
     name: Option<ServerName<'static>>,
     versions: Vec<Version>,
     identity: Option<Identity>,
+    resumes: bool,
     config: Arc<ClientConfig>,
 }
 
@@ -34,7 +35,7 @@ impl Client {
     pub fn new(roots: Roots) -> Result<Self> {
         let versions = Version::ALL.to_vec();
         let config = Arc::new(configure(&roots, &versions, None)?);
-        Ok(Client { roots, name: None, versions, identity: None, config })
+        Ok(Client { roots, name: None, versions, identity: None, resumes: true, config })
     }
 
     /// The same with those that the [system](Roots::native) trusts.
@@ -78,8 +79,8 @@ impl Client {
 
     /// Whether sessions are resumed, which saves time on both sides. On by default; of 256 servers at most.
     pub fn resumption(mut self, on: bool) -> Self {
-        let resumption = if on { Resumption::default() } else { Resumption::disabled() };
-        Arc::make_mut(&mut self.config).resumption = resumption;
+        self.resumes = on;
+        Arc::make_mut(&mut self.config).resumption = resumption(on);
         self
     }
 
@@ -94,6 +95,8 @@ impl Client {
         let mut config = configure(&self.roots, &self.versions, self.identity.as_ref())?;
         config.alpn_protocols.clone_from(&self.config.alpn_protocols);
         config.key_log = self.config.key_log.clone();
+        // With none of the sessions that there were: those were another client's.
+        config.resumption = resumption(self.resumes);
         self.config = Arc::new(config);
         Ok(self)
     }
@@ -105,6 +108,10 @@ impl Client {
             (None, Address::Unix(_) | Address::Memory(_)) => None,
         }
     }
+}
+
+fn resumption(on: bool) -> Resumption {
+    if on { Resumption::default() } else { Resumption::disabled() }
 }
 
 fn configure(roots: &Roots, wanted: &[Version], identity: Option<&Identity>) -> Result<ClientConfig> {

@@ -122,6 +122,8 @@ impl<S: Side> Records for Engine<S> {
     fn feed(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>, said: &mut Vec<u8>) -> Result<usize, Error> {
         let mut used = 0;
         let error = loop {
+            // What another connection left there is not this one's.
+            ASKED_FOR.take();
             let UnbufferedStatus { mut discard, state } = self.side.process(&mut bytes[used..]);
             let mut is_blocked = false;
             match state {
@@ -143,8 +145,8 @@ impl<S: Side> Records for Engine<S> {
                 }
             }
             used += discard;
-            if self.server_name.is_none() {
-                self.server_name = ASKED_FOR.take();
+            if let Some(name) = ASKED_FOR.take() {
+                self.server_name = Some(name);
             }
             if is_blocked {
                 return Ok(used);

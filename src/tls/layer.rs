@@ -5,10 +5,15 @@ use super::error::Error;
 use super::info::Info;
 use crate::reactor::CloseReason;
 use crate::reactor::{Filter, State, Through};
+use rustls::InvalidMessage;
 use std::any::Any;
 
 /// Bytes in front of each record, the last two of which are its length.
 const HEADER_BYTES: usize = 5;
+
+/// The largest handshake message, and the largest record behind it, with what they are wrapped in: rustls looks at the message's own
+/// length alone, and it may come in very many records that hold next to nothing.
+const MOST_HELD: usize = (64 << 10) + 2 * (18 << 10);
 
 pub(super) struct Layer<R> {
     records: R,
@@ -40,6 +45,9 @@ impl<R: Records> Layer<R> {
             let used = self.records.feed(bytes, through.plain, through.said)?;
             // As they were left: some of it may have been opened.
             self.held.extend_from_slice(&bytes[used..]);
+        }
+        if self.held.len() > MOST_HELD {
+            return Err(InvalidMessage::HandshakePayloadTooLarge.into());
         }
         Ok(())
     }

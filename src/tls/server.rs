@@ -78,12 +78,15 @@ impl Server {
     /// Clients have to have a certificate that one of these certifies (mutual TLS): [`Info::peer_certificates`](super::Info).
     pub fn require_client_certificates(mut self, roots: Roots) -> Result<Self> {
         self.clients = Some((roots, true));
+        // A ticket stands for what was asked of its client when it was given.
+        self.ticketer = ticketer()?;
         self.rebuild()
     }
 
     /// Clients may have such a certificate. One that has another is refused.
     pub fn accept_client_certificates(mut self, roots: Roots) -> Result<Self> {
         self.clients = Some((roots, false));
+        self.ticketer = ticketer()?;
         self.rebuild()
     }
 

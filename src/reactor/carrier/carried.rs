@@ -2,6 +2,7 @@
 
 use super::Wire;
 use super::output::Output;
+use crate::driver::Kind;
 use crate::error::{Error, Result};
 use crate::reactor::pace::budget::Work;
 use crate::reactor::socket::address::Address;
@@ -96,18 +97,23 @@ impl fmt::Debug for CarrierIo<'_> {
 /// A carrier, and what it was told.
 pub(in crate::reactor) struct Carrying {
     carrier: Box<dyn Carrier>,
-    /// Bytes that are welcome.
+    local: Address,
+    /// It was told of the output's end.
+    ended: bool,
+    /// Bytes that are welcome: what was said last, and how many are left of that.
+    told: usize,
     room: usize,
     closed: bool,
 }
 
 impl Carrying {
     pub(in crate::reactor) fn new(carrier: Box<dyn Carrier>) -> Box<Self> {
-        Box::new(Carrying { carrier, room: 0, closed: false })
+        let local = carrier.local_addr();
+        Box::new(Carrying { carrier, local, ended: false, told: 0, room: 0, closed: false })
     }
 
     pub(in crate::reactor) fn local_addr(&self) -> Address {
-        self.carrier.local_addr()
+        self.local.clone()
     }
 }
 
@@ -135,10 +141,14 @@ impl Carried<'_> {
     /// Gives the stream bytes that came from the peer, of which it takes as many as there is [room](Self::room) for, and says how many
     /// these were. Its handler is called.
     pub fn receive(&mut self, bytes: &[u8]) -> usize {
-        let taken = bytes.len().min(self.room());
+        let (id, taken) = (self.id, bytes.len().min(self.room()));
         if taken > 0 {
-            self.reactor.feed_carried(self.id, &bytes[..taken]);
-            self.reactor.settle(self.id);
+            self.reactor.contain(|reactor, about| {
+                *about = Some(id.token(Kind::Receive));
+                reactor.use_room(id, taken);
+                reactor.feed_carried(id, &bytes[..taken]);
+                reactor.settle(id);
+            });
         }
         taken
     }
@@ -153,16 +163,20 @@ impl Carried<'_> {
     }
 
     /// What became of output that the carrier had: so much as it was [advanced](bytes::Buf::advance) is with the peer, and the rest is
-    /// given to the carrier once more.
+    /// given to the carrier once more. Another stream's is dropped.
     pub fn sent(&mut self, output: Output) {
-        let (payload, taken) = output.into_parts();
-        self.reactor.sent(self.id, Ok(taken), payload);
+        let (payload, taken) = output.into_parts(self.link().map(|link| link.connection));
+        if let Some(payload) = payload {
+            self.reactor.sent(self.id, Ok(taken), payload);
+        }
     }
 
     /// The peer takes no more output. What has come from it is still delivered.
     pub fn refuse(&mut self, output: Output, error: io::Error) {
-        let (payload, _) = output.into_parts();
-        self.reactor.sent(self.id, Err(error), payload);
+        let (payload, _) = output.into_parts(self.link().map(|link| link.connection));
+        if let Some(payload) = payload {
+            self.reactor.sent(self.id, Err(error), payload);
+        }
     }
 
     /// The stream is broken: nothing goes either way any more.
@@ -175,6 +189,13 @@ impl Carried<'_> {
 
     fn link(&self) -> Option<&Link> {
         self.reactor.connections.get(self.id).map(|connection| &connection.link)
+    }
+}
+
+impl Drop for Carried<'_> {
+    /// An outer loop hears of what there is to do now.
+    fn drop(&mut self) {
+        self.reactor.disturbed();
     }
 }
 
@@ -225,6 +246,24 @@ impl Reactor {
         self.tell_carrier(id, |carrier, io| carrier.start(io));
     }
 
+    fn use_room(&mut self, id: Id, bytes: usize) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        if let Wire::Carried(carrying) = &mut link.wire
+            && carrying.room < usize::MAX
+        {
+            carrying.room -= bytes;
+        }
+    }
+
+    /// The output has ended, behind all of it.
+    pub(in crate::reactor) fn end_carried_output(&mut self, id: Id) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        if let Wire::Carried(carrying) = &mut link.wire {
+            carrying.ended = true;
+            self.tell_carrier(id, |carrier, io| carrier.end_output(io));
+        }
+    }
+
     /// Says how much is welcome, if that has changed.
     pub(in crate::reactor) fn settle_carried_reading(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
@@ -234,8 +273,10 @@ impl Reactor {
         }
         if let Wire::Carried(carrying) = &mut link.wire
             && !carrying.closed
-            && std::mem::replace(&mut carrying.room, room) != room
+            // That there are none left has to be said as well.
+            && (carrying.room != room || room == 0 && carrying.told > 0)
         {
+            (carrying.told, carrying.room) = (room, room);
             self.tell_carrier(id, |carrier, io| carrier.receive(io, room));
             // It may have panicked, and what has ended has no limits of time.
             self.settle_phase_timer(id);
@@ -245,12 +286,13 @@ impl Reactor {
     /// The stream has ended, and its carrier hears of it. What it has of the stream is its own to drop.
     pub(in crate::reactor) fn close_carrier(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
-        let resets = link.resets;
         link.sending = 0;
+        let resets = link.resets;
         if let Wire::Carried(carrying) = &mut link.wire
             && !std::mem::replace(&mut carrying.closed, true)
         {
             carrying.room = 0;
+            let resets = resets || !carrying.ended;
             self.tell_carrier(id, |carrier, io| carrier.close(io, resets));
         }
     }
@@ -272,24 +314,30 @@ impl Reactor {
     }
 
     /// Runs what carriers want to be run soon, and sends what comes of that: as often as one answer follows the other, for none of it
-    /// needs the kernel. Others have their turn in between.
+    /// needs the kernel, and once in any case. Others have their turn in between.
     pub(in crate::reactor) fn carry_on(&mut self) {
         for _ in 0..ROUNDS {
-            if self.shared.soon.is_empty() || self.budget.is_spent() {
+            if self.shared.soon.is_empty() {
                 break;
             }
-            let mut actions = std::mem::take(&mut self.shared.soon).into_iter();
-            while actions.len() > 0 && self.may_go_on(Work::Carried) {
-                actions.next().into_iter().for_each(|action| self.guarded(action));
-            }
-            let is_late = actions.len() > 0;
-            self.shared.soon.splice(..0, actions);
-            self.run_deferred();
+            let is_late = !self.carry_once();
             self.flush();
-            if is_late {
+            if is_late || self.budget.is_spent_on_carried() {
                 break;
             }
         }
+    }
+
+    /// Runs what was wanted soon until now. `false` if there was no time for all of it.
+    pub(in crate::reactor) fn carry_once(&mut self) -> bool {
+        let mut actions = std::mem::take(&mut self.shared.soon).into_iter();
+        while actions.len() > 0 && self.may_go_on(Work::Carried) {
+            actions.next().into_iter().for_each(|action| self.guarded(action));
+        }
+        let is_late = actions.len() > 0;
+        self.shared.soon.splice(..0, actions);
+        self.run_deferred();
+        !is_late
     }
 }
 

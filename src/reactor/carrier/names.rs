@@ -45,6 +45,14 @@ struct Queue {
     waiting: AtomicUsize,
 }
 
+impl Queue {
+    /// One more, if there is room.
+    fn join(&self) -> bool {
+        let one_more = |waiting| (waiting < self.most).then_some(waiting + 1);
+        self.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok()
+    }
+}
+
 /// A name that is taken, for one listener.
 #[derive(Debug)]
 pub(in crate::reactor) struct Name {
@@ -67,7 +75,7 @@ impl Name {
         let mut names = NAMES.lock();
         let mut name = wanted.clone();
         if name.is_empty() {
-            // Never one that somebody had before: clients may still look for that.
+            // Not the one that somebody had last: its clients may still look for that.
             while name.is_empty() || names.contains_key(&name) {
                 name = NEXT.fetch_add(1, Ordering::Relaxed).to_string().into();
             }
@@ -149,17 +157,14 @@ impl Reactor {
         let mut names = NAMES.lock();
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
         let served = names.get_mut(name).filter(|served| !served.doors.is_empty()).ok_or_else(refused)?;
-        let own = served.doors.iter().find(|door| door.reactor.is_of(&self.shared.mailbox));
-        let door = own.unwrap_or_else(|| {
-            served.next = (served.next + 1) % served.doors.len();
-            &served.doors[served.next]
-        });
+        // The own one first, and then those whose turn it is.
+        served.next = (served.next + 1) % served.doors.len();
+        let (before, from) = served.doors.split_at(served.next);
+        let own = served.doors.iter().filter(|door| door.reactor.is_of(&self.shared.mailbox));
         // Under the lock: behind a close, nobody comes any more.
-        let one_more = |waiting| (waiting < door.queue.most).then_some(waiting + 1);
-        match door.queue.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more) {
-            Ok(_) => Ok((door.clone(), Place(door.queue.clone()))),
-            Err(_) => Err(io::ErrorKind::WouldBlock.into()),
-        }
+        let door = own.chain(from).chain(before).find(|door| door.queue.join());
+        let door = door.ok_or_else(|| io::Error::from(io::ErrorKind::WouldBlock))?;
+        Ok((door.clone(), Place(door.queue.clone())))
     }
 
     fn send_to(&mut self, door: &Door, end: PairEnd, place: Place) -> io::Result<()> {

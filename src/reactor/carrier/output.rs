@@ -1,6 +1,7 @@
 //! A stream's output, in the hands of its carrier.
 
 use crate::buf::Payload;
+use crate::reactor::table::ConnectionId;
 use bytes::Buf;
 use std::io::IoSlice;
 
@@ -9,18 +10,19 @@ use std::io::IoSlice;
 /// [`Carried::refuse`](super::carried::Carried::refuse).
 #[derive(Debug)]
 pub struct Output {
+    stream: ConnectionId,
     payload: Payload,
     taken: usize,
 }
 
 impl Output {
-    pub(in crate::reactor) fn new(payload: Payload) -> Self {
-        Output { payload, taken: 0 }
+    pub(in crate::reactor) fn new(stream: ConnectionId, payload: Payload) -> Self {
+        Output { stream, payload, taken: 0 }
     }
 
-    /// The payload as it was, and how many of its bytes were taken.
-    pub(in crate::reactor) fn into_parts(self) -> (Payload, usize) {
-        (self.payload, self.taken)
+    /// The payload as it was, if it is this stream's, and how many of its bytes were taken.
+    pub(in crate::reactor) fn into_parts(self, stream: Option<ConnectionId>) -> (Option<Payload>, usize) {
+        (Some(self.payload).filter(|_| stream == Some(self.stream)), self.taken)
     }
 }
 

@@ -26,6 +26,8 @@ pub(in crate::reactor) struct Budget {
     turn: u64,
     /// What was given out in this turn.
     given: usize,
+    /// The same to streams that no socket carries: neither those nor the others can take all there is.
+    carried: usize,
     /// How long a turn may take.
     time: Option<Duration>,
     /// When this turn's time is over; `None` before it begins, and without a limit.
@@ -54,6 +56,7 @@ impl Budget {
             whole,
             turn: 0,
             given: 0,
+            carried: 0,
             time,
             until: None,
             late: false,
@@ -64,7 +67,7 @@ impl Budget {
 
     pub(in crate::reactor) fn begin_turn(&mut self) {
         self.turn += 1;
-        self.given = 0;
+        (self.given, self.carried) = (0, 0);
         (self.until, self.late, self.had) = (None, false, [false; KINDS]);
     }
 
@@ -111,10 +114,23 @@ impl Budget {
         self.is_spent() || share.turn == self.turn && share.bytes >= self.slice
     }
 
-    /// Bytes that the turn still has for the connection that had this share of it.
+    /// Bytes that the turn still has for the carried stream that had this share of it.
     pub(in crate::reactor) fn left(&self, share: &Share) -> usize {
         let had = if share.turn == self.turn { share.bytes } else { 0 };
-        self.slice.saturating_sub(had).min(self.whole.saturating_sub(self.given))
+        self.slice.saturating_sub(had).min(self.whole.saturating_sub(self.carried))
+    }
+
+    /// Whether the turn has no more for carried streams.
+    pub(in crate::reactor) fn is_spent_on_carried(&self) -> bool {
+        self.carried >= self.whole
+    }
+
+    #[inline]
+    pub(in crate::reactor) fn charge_carried(&mut self, share: &mut Share, bytes: usize) {
+        let given = self.given;
+        self.charge(share, bytes);
+        self.given = given;
+        self.carried += bytes;
     }
 
     /// Whether the turn has no more for anybody.

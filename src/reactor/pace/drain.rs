@@ -129,6 +129,12 @@ impl Drop for Reactor {
             // What is going on may be in any state: another panic would end the process.
             return self.give_up();
         }
+        // Nobody who is on his way to a name arrives any more.
+        for id in self.listeners.ids() {
+            if self.listeners.get(id).is_some_and(|listener| listener.entrance.socket().is_none()) {
+                self.listeners.remove(id);
+            }
+        }
         // Whoever did not drain wants it to end now. What the handlers still have to say, they may.
         if !self.connections.is_empty() || !self.listeners.is_empty() {
             let _ = self.drain(Duration::ZERO);

@@ -297,6 +297,10 @@ impl Reactor {
         let (stops, is_cut) = (seat.is_some_and(Seat::is_stopping), seat.is_some_and(Seat::is_cut));
         self.shared.counters.connections_opened.add(1);
         self.call(id, |handler, io| handler.on_open(io));
+        if self.connections.get(id).is_some_and(|connection| connection.link.filter.is_some()) {
+            // What others wanted of it during the handshake.
+            self.look_into_outbox(id);
+        }
         if let Some(race) = self.connections.get_mut(id).and_then(|connection| connection.link.race.take()) {
             self.tell_winner(id, &race);
         }

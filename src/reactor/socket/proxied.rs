@@ -5,13 +5,13 @@ use super::address::Address;
 use super::incoming::Incoming;
 use super::options::ListenOptions;
 use crate::error::{Error, Result};
-use crate::reactor::Reactor;
-use crate::reactor::stream::connection::Connection;
+use crate::reactor::stream::connection::{Connection, Link};
 use crate::reactor::stream::filter::{Filter, MakeFilter};
 use crate::reactor::stream::handler::{CloseReason, Handler};
 use crate::reactor::stream::io::Io;
 use crate::reactor::stream::proxy_header::{Expects, ExpectsNothing, refused};
 use crate::reactor::table::Id;
+use crate::reactor::{Reactor, Shared};
 use std::any::Any;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -177,7 +177,28 @@ impl Handler for Expected {
     }
 }
 
+/// Notes whose connection it is, once a header has said that. `false` if that one has too many.
+fn name_seat(link: &mut Link, shared: &Shared) -> bool {
+    let is_admitted = link.seat.as_mut().is_none_or(|seat| seat.name(&link.peer, shared.now));
+    if !is_admitted {
+        shared.counters.peers_over_limit.add(1);
+        crate::log::peer_refused(&link.peer);
+    }
+    is_admitted
+}
+
 impl Reactor {
+    /// The header has come, and a handshake is still to follow: whose connection it is counts from now on. `false` if it is refused.
+    pub(in crate::reactor) fn name_client(&mut self, id: Id) -> bool {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return false };
+        let is_admitted = name_seat(link, &self.shared);
+        if !is_admitted {
+            self.shared.counters.connections_refused.add(1);
+            self.change(id, |link| link.fail(CloseReason::Aborted));
+        }
+        is_admitted
+    }
+
     /// Makes the handler of a connection whose peer was not known before. `false` if it is refused.
     pub(super) fn welcome(&mut self, id: Id) -> bool {
         let Some(Connection { handler, link }) = self.connections.get_mut(id) else { return false };
@@ -186,10 +207,8 @@ impl Reactor {
         }
         let expected: &mut dyn Any = &mut **handler;
         let Some(make) = expected.downcast_mut().and_then(|Expected(make)| make.take()) else { return true };
-        let is_admitted = link.seat.as_mut().is_none_or(|seat| seat.name(&link.peer, self.shared.now));
-        if !is_admitted {
-            self.shared.counters.peers_over_limit.add(1);
-            crate::log::peer_refused(&link.peer);
+        if !name_seat(link, &self.shared) {
+            // Too many.
         } else if let Some(made) = make_handler(&self.shared, &link.wire.incoming(&link.peer), make) {
             *handler = made;
             return true;

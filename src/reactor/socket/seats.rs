@@ -34,6 +34,8 @@ pub(crate) struct Seat {
     seats: Arc<Seats>,
     /// Who has it, where that matters.
     peer: Option<Peer>,
+    /// Whose it is has been said.
+    named: bool,
 }
 
 /// Why there is no seat.
@@ -84,7 +86,7 @@ impl Seats {
             peer.inspect(|peer| self.peers.leave(*peer));
             return Err(Refused::Full);
         }
-        Ok(Seat { seats: self.clone(), peer })
+        Ok(Seat { seats: self.clone(), peer, named: address.is_some() })
     }
 
     pub(in crate::reactor) fn open_door(self: &Arc<Self>) -> Door {
@@ -128,8 +130,11 @@ impl Seat {
         Arc::ptr_eq(&self.seats, seats)
     }
 
-    /// Says whose it is, once that is known. `false` if that one has too many.
+    /// Says whose it is, the first time that it is known. `false` if that one has too many.
     pub(in crate::reactor) fn name(&mut self, address: &Address, now: Instant) -> bool {
+        if std::mem::replace(&mut self.named, true) {
+            return true;
+        }
         let admitted = self.seats.peers.admit(address, now);
         self.peer = admitted.as_ref().ok().copied().flatten();
         admitted.is_ok()

@@ -1,6 +1,7 @@
 //! How long an open connection may wait for its peer, in each respect.
 
 use super::connection::{Link, Phase};
+use super::files::FileRead;
 use super::handler::CloseReason;
 use crate::config::{self, DRAIN_TIMEOUT, MESSAGE_STEP, NEVER};
 use crate::error::{Error, Result};
@@ -239,8 +240,10 @@ impl Link {
         let is_asked = since.asked.is_some();
         let opening = at(since.opened, limits.opening).filter(|_| !since.heard && !is_asked);
         let message = since.half.and_then(|(half, _)| at(half, limits.message));
-        // Who is not read cannot help being silent.
-        let idle = at(self.last_sign(), limits.idle).filter(|_| !self.is_silenced() && !is_asked);
+        // Who is not read cannot help being silent, nor who waits for a file that is being read.
+        let waits_for_file = self.file_read == FileRead::InFlight && !waits;
+        let idle =
+            at(self.last_sign(), limits.idle).filter(|_| !self.is_silenced() && !is_asked && !waits_for_file);
         let stall = at(self.last_progress, limits.write_stall).filter(|_| waits);
         let lifetime = at(since.opened, limits.lifetime).filter(|_| !is_asked);
         let limits = [

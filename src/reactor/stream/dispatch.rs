@@ -11,7 +11,7 @@ use crate::config::CAREFUL_STEP;
 use crate::driver::{self, Completion, Event, Kind, Lent, Op, Received};
 use crate::reactor::carrier::Wire;
 use crate::reactor::carrier::output::Output;
-use crate::reactor::pace::budget::{Budget, Work};
+use crate::reactor::pace::budget::Work;
 use crate::reactor::table::{ConnectionId, Id};
 use crate::reactor::threads::outbox::Wish;
 use crate::reactor::{Reactor, Shared};
@@ -126,7 +126,8 @@ impl Reactor {
     /// Shows received bytes to the handler, and gives the buffer back.
     fn feed(&mut self, id: Id, lent: Lent) {
         let Some(Connection { handler, link }) = self.connections.get_mut(id) else { return };
-        note_received(link, &mut self.budget, &self.shared, lent.len);
+        self.budget.charge(&mut link.fed, lent.len);
+        note_received(link, &self.shared, lent.len);
         if link.filter.is_some() {
             return self.feed_filter(id, lent);
         }
@@ -141,7 +142,8 @@ impl Reactor {
     /// The same for bytes that something else than a socket has brought.
     pub(in crate::reactor) fn feed_carried(&mut self, id: Id, bytes: &[u8]) {
         let Some(Connection { handler, link }) = self.connections.get_mut(id) else { return };
-        note_received(link, &mut self.budget, &self.shared, bytes.len());
+        self.budget.charge_carried(&mut link.fed, bytes.len());
+        note_received(link, &self.shared, bytes.len());
         if link.filter.is_some() {
             return self.feed_filter_carried(id, bytes);
         }
@@ -186,7 +188,9 @@ impl Reactor {
             Ok(sent) => {
                 counters.sends.add(1);
                 counters.sent_bytes.add(sent as u64);
-                link.last_progress = self.shared.now;
+                if sent > 0 {
+                    link.last_progress = self.shared.now;
+                }
                 payload.advance(sent);
                 link.note_sent(sent, payload.len());
                 let more = !payload.is_empty() || link.has_sendable() || link.filtered > 0;
@@ -198,7 +202,11 @@ impl Reactor {
                     self.send(id, payload);
                 }
             }
-            Err(error) if is_transient(&error) && link.phase < Phase::Dead => self.send(id, payload),
+            Err(error)
+                if is_transient(&error) && link.phase < Phase::Dead && link.wire.socket().is_some() =>
+            {
+                self.send(id, payload);
+            }
             Err(error) => link.fail_output(error),
         }
         self.tell_room(id);
@@ -235,7 +243,7 @@ impl Reactor {
         let sending = payload.len();
         let Wire::Socket(socket) = &link.wire else {
             link.sending = sending;
-            let output = Output::new(payload);
+            let output = Output::new(link.connection, payload);
             self.tell_carrier(id, |carrier, io| carrier.send(io, output));
             // It may have panicked.
             return self.settle(id);
@@ -254,9 +262,19 @@ impl Reactor {
             link.collect_outbox(&mut self.shared.spare);
         }
         for wish in wishes.unwrap_or_default() {
-            self.fulfil(id, wish);
+            self.fulfil_in_time(id, wish);
         }
         self.settle(id);
+    }
+
+    /// What concerns the stream has to wait until it is there, but for its end at once.
+    fn fulfil_in_time(&mut self, id: Id, wish: Wish) {
+        match self.connections.get(id) {
+            Some(Connection { link, .. }) if link.phase == Phase::Handshaking && wish != Wish::Abort => {
+                link.remote.iter().for_each(|handle| handle.remote().keep_wish(wish));
+            }
+            _ => self.fulfil(id, wish),
+        }
     }
 
     fn fulfil(&mut self, id: Id, wish: Wish) {
@@ -352,10 +370,9 @@ impl Reactor {
 }
 
 #[inline]
-fn note_received(link: &mut Link, budget: &mut Budget, shared: &Shared, bytes: usize) {
+fn note_received(link: &mut Link, shared: &Shared, bytes: usize) {
     shared.counters.receives.add(1);
     shared.counters.received_bytes.add(bytes as u64);
-    budget.charge(&mut link.fed, bytes);
     link.last_input = shared.now;
 }
 

@@ -261,7 +261,7 @@ impl Link {
         let ahead = limits.file_ahead.min(soft / 2);
         let part = (ahead / 2).clamp(1, FILE_READ_BYTES);
         let part = usize::try_from(range.end - range.start).map_or(part, |left| left.min(part));
-        let there = self.sending + files.head.len();
+        let there = self.sending + self.filtered + files.head.len();
         if there > 0 && there + part > ahead {
             return false;
         }

@@ -23,6 +23,7 @@ use crate::reactor::table::Id;
 use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -130,6 +131,8 @@ pub(in crate::reactor) struct Filtered {
     farewell: bool,
     /// It takes nothing any more.
     broken: bool,
+    /// A header has said whose connection it is, and something else follows.
+    names: bool,
     /// Among the handshakes of the reactor, while it is one of those.
     place: Option<Place>,
 }
@@ -152,6 +155,11 @@ impl Handshakes {
         Handshakes { most, going_on: Rc::new(()), waiting: VecDeque::new() }
     }
 
+    /// Whether one of them waits, and there is a place.
+    pub(in crate::reactor) fn may_begin(&self) -> bool {
+        !self.waiting.is_empty() && Rc::strong_count(&self.going_on) <= self.most
+    }
+
     fn take_place(&self) -> Option<Place> {
         (Rc::strong_count(&self.going_on) <= self.most).then(|| Place(self.going_on.clone()))
     }
@@ -160,7 +168,7 @@ impl Handshakes {
 impl Filtered {
     fn new(filter: Box<dyn Filter>, behind: Option<Box<dyn Filter>>) -> Box<Self> {
         let (said, sealing, foreign) = (Vec::new(), Payload::default(), 0);
-        let (ended, truncated, farewell, broken) = (false, false, false, false);
+        let (ended, truncated, farewell, broken, names) = (false, false, false, false, false);
         let place = None;
         Box::new(Filtered {
             filter,
@@ -172,6 +180,7 @@ impl Filtered {
             truncated,
             farewell,
             broken,
+            names,
             place,
         })
     }
@@ -206,6 +215,7 @@ impl Filtered {
             return Ok(state);
         };
         self.filter = next;
+        self.names = true;
         match self.begin(plain, peer)? {
             State::Handshaking | State::Open if !rest.is_empty() => self.receive(rest, plain, peer),
             state => Ok(state),
@@ -233,20 +243,28 @@ impl Reactor {
     /// The connection is there. If it is to have filters, these talk first; else its handler hears of it.
     pub(in crate::reactor) fn established(&mut self, id: Id) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        if link.phase > Phase::Connecting {
+            // What carries it has panicked.
+            return self.settle(id);
+        }
         if link.options.filters.are_none() {
             link.phase = Phase::Open;
             return self.let_in(id);
         }
         link.phase = Phase::Handshaking;
         link.phase_deadline = Some(deadline(self.shared.now, link.options.handshake_timeout));
-        // How many connections this side makes is its own affair.
-        let place = if link.race.is_some() { None } else { self.handshakes.take_place() };
-        if link.race.is_none() && place.is_none() {
+        // How many connections this side makes is its own affair. Whoever comes later stands behind those who wait.
+        let needs_place = link.seat.is_some();
+        let may_have_one = needs_place && self.handshakes.waiting.is_empty();
+        let place = if may_have_one { self.handshakes.take_place() } else { None };
+        if needs_place && place.is_none() {
             self.shared.counters.handshakes_delayed.add(1);
             self.handshakes.waiting.push_back(id);
             return self.settle(id);
         }
+        let outer = self.settling.replace(id);
         self.begin_handshake(id, place);
+        self.settling = outer;
     }
 
     /// Begins those for which there is a place now.
@@ -292,9 +310,14 @@ impl Reactor {
     pub(super) fn feed_filter(&mut self, id: Id, lent: Lent) {
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         let mut plain = self.shared.spare.take();
-        let outcome = link.pass_filter(self.driver.bytes(lent), &mut plain);
+        let bytes = self.driver.bytes(lent);
+        let outcome = catch_unwind(AssertUnwindSafe(|| link.pass_filter(bytes, &mut plain)));
+        // In any case, or the pool would be short of one for ever.
         self.driver.release(lent.buffer);
-        self.filtered(id, outcome, plain);
+        match outcome {
+            Ok(outcome) => self.filtered(id, outcome, plain),
+            Err(panic) => resume_unwind(panic),
+        }
     }
 
     /// The same for what something else than a socket has brought, which is not ours to be changed.
@@ -309,6 +332,11 @@ impl Reactor {
 
     /// Does what follows from what came out of the filter.
     fn filtered(&mut self, id: Id, outcome: Result<State, CloseReason>, plain: Vec<u8>) {
+        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
+        let names = link.filter.as_mut().is_some_and(|filter| std::mem::take(&mut filter.names));
+        if names && !self.name_client(id) {
+            return;
+        }
         let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         link.filtered = link.filter.as_ref().map_or(0, |filter| filter.pending());
         let passes = !matches!(outcome, Ok(State::Handshaking) | Err(_));

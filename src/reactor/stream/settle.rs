@@ -96,10 +96,13 @@ impl Reactor {
         if link.ends_output_now() {
             match &link.wire {
                 Wire::Socket(socket) => self.driver.end_output(socket),
-                Wire::Carried(_) => self.tell_carrier(id, |carrier, io| carrier.end_output(io)),
+                Wire::Carried(_) => {
+                    self.end_carried_output(id);
+                    // Once more, with what is left to do.
+                    return self.settle_phase(id);
+                }
             }
         }
-        let Some(Connection { link, .. }) = self.connections.get_mut(id) else { return };
         // Whoever still reads is told of the end first.
         let end_told = !link.end_owed || link.phase != Phase::Open;
         let input_ended = link.input_has_ended() && end_told;
@@ -200,6 +203,9 @@ impl Reactor {
             }
             let Connection { mut link, .. } = self.forget(id).expect("it was there");
             link.inbox.release(&mut self.shared.spare);
+            if let Wire::Carried(_) = link.wire {
+                self.guarded(|_| drop(link));
+            }
         }
     }
 
@@ -207,7 +213,8 @@ impl Reactor {
         let counters = &self.shared.counters;
         if !opened {
             counters.connects_failed.add(u64::from(attempted));
-            counters.handshakes_failed.add(u64::from(shook));
+            let gave_up = matches!(reason, CloseReason::Aborted | CloseReason::Shutdown);
+            counters.handshakes_failed.add(u64::from(shook && !gave_up));
             counters.proxy_headers_refused.add(u64::from(matches!(reason, CloseReason::ProxyHeader { .. })));
             if let CloseReason::HandshakeTimeout { .. } = reason {
                 counters.handshake_timeouts.add(1);
@@ -272,7 +279,9 @@ impl Reactor {
         link.phase_timer = None;
         if let Some(due) = link.phase_due().filter(|due| *due <= self.shared.now) {
             let concerns = |token: Token| token.kind() != Kind::Accept && Id::from(token) == id;
-            let may_have_come = self.completions.iter().any(|waiting| concerns(waiting.token));
+            let waits = !self.shared.soon.is_empty() || !self.commands.is_empty();
+            let may_have_come = self.completions.iter().any(|waiting| concerns(waiting.token))
+                || waits && link.wire.socket().is_none();
             if may_have_come && self.shared.now < deadline(due, LONGEST_DELAY) {
                 // What it waits for may wait itself, for want of time.
                 let again = deadline(self.shared.now, Duration::ZERO);

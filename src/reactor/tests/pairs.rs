@@ -276,15 +276,22 @@ impl Carrier for Broken {
 }
 
 /// Writes, and ends its output.
-struct Brief(Rc<RefCell<Fate>>, bool);
+struct Brief {
+    fate: Rc<RefCell<Fate>>,
+    writes: bool,
+    aborts: bool,
+}
 
 impl Handler for Brief {
     fn on_open(&mut self, io: &mut Io<'_>) {
-        if self.1 {
+        self.fate.borrow_mut().opened += 1;
+        if self.writes {
             io.write(b"output");
         }
         io.shutdown_write();
-        io.set_timer(Duration::from_millis(1));
+        if self.aborts {
+            io.set_timer(Duration::from_millis(1));
+        }
     }
 
     fn on_bytes(&mut self, _io: &mut Io<'_>, bytes: &[u8]) -> usize {
@@ -296,7 +303,7 @@ impl Handler for Brief {
     }
 
     fn on_close(&mut self, reason: &CloseReason, _reactor: &mut Reactor) {
-        self.0.borrow_mut().closed.push(format!("{reason:?}"));
+        self.fate.borrow_mut().closed.push(format!("{reason:?}"));
     }
 }
 
@@ -314,12 +321,13 @@ fn a_carrier_that_panics_costs_its_own_stream() {
         let (one, other) = pair();
         let echo = Echo { rng: Rng::with_seed(1), fate: Rc::default() };
         reactor.carry(&StreamOptions::new(), one, echo).unwrap();
-        reactor.carry(&StreamOptions::new(), other, Brief(whole.clone(), true)).unwrap();
-        reactor
-            .carry(&StreamOptions::new(), Broken(place), Brief(broken.clone(), place != "end_output"))
-            .unwrap();
+        let brief = Brief { fate: whole.clone(), writes: true, aborts: true };
+        reactor.carry(&StreamOptions::new(), other, brief).unwrap();
+        let brief = Brief { fate: broken.clone(), writes: place != "end_output", aborts: place == "close" };
+        reactor.carry(&StreamOptions::new(), Broken(place), brief).unwrap();
         step_until(&mut reactor, |reactor| reactor.connections() == 0);
         assert!(broken.borrow().closed[0].contains(ending), "in {place}: {broken:?}");
+        assert_eq!(broken.borrow().opened, usize::from(place != "start"));
         assert!(!whole.borrow().closed[0].contains("Panicked"), "in {place}: {whole:?}");
         let metrics = reactor.metrics();
         assert_eq!((metrics.handler_panics, metrics.internal_panics), (1, 0), "in {place}");
@@ -341,7 +349,97 @@ fn a_stream_that_has_ended_takes_nothing_more() {
     carried.end();
     assert_eq!((carried.room(), carried.receive(b"behind the end")), (0, 0));
     carried.fail(std::io::ErrorKind::ConnectionReset.into());
+    drop(carried);
     assert!(reactor.carried(stream).is_none());
     assert_eq!(fate.borrow().closed.len(), 1);
+    check_the_end(&mut reactor, &world);
+}
+
+/// Sends back what it gets, as often as it gets it.
+struct Counting(Rc<Cell<usize>>, bool);
+
+impl Handler for Counting {
+    fn on_open(&mut self, io: &mut Io<'_>) {
+        if self.1 {
+            io.write(b"x");
+        }
+    }
+
+    fn on_bytes(&mut self, io: &mut Io<'_>, bytes: &[u8]) -> usize {
+        self.0.set(self.0.get() + 1);
+        io.write(bytes);
+        bytes.len()
+    }
+}
+
+/// Sockets that have always more for a turn than it takes leave something for streams in memory, which leave something for them.
+#[test]
+fn neither_sockets_nor_pairs_take_all_there_is() {
+    let world = Shared::default();
+    let driver = Simulated::new(1, world.clone(), 4, 50).with(Whims::PROMPT);
+    let builder = Reactor::builder().busy_poll(BusyPoll::Off).turn_budget(100);
+    let mut reactor = builder.build_over(Driver::Simulated(Box::new(driver)));
+    let pairs = Rc::<Cell<usize>>::default();
+    let sockets = Rc::<Cell<usize>>::default();
+    for _ in 0..4 {
+        let sends = std::iter::repeat_n(7, 100_000).collect();
+        world.borrow_mut().answering.push_back(Peer { sends, ..Peer::default() });
+        let options = StreamOptions::new().throttle_reading(false);
+        reactor.connect(&options, &somewhere(), Counting(sockets.clone(), false));
+        let (one, other) = pair();
+        reactor.carry(&StreamOptions::new(), one, Counting(pairs.clone(), true)).unwrap();
+        reactor.carry(&StreamOptions::new(), other, Counting(pairs.clone(), false)).unwrap();
+    }
+    (0..20).for_each(|_| reactor.step(Some(Duration::ZERO)).unwrap());
+    let before = (pairs.get(), sockets.get());
+    (0..100).for_each(|_| reactor.step(Some(Duration::ZERO)).unwrap());
+    let (pairs, sockets) = (pairs.get() - before.0, sockets.get() - before.1);
+    assert!(pairs >= 400 && sockets >= 100, "{pairs} and {sockets} in a hundred turns");
+}
+
+/// Takes no output, and says so in a way that could mean that it will.
+struct Blocked(Rc<Cell<usize>>);
+
+impl Carrier for Blocked {
+    fn send(&mut self, io: &mut CarrierIo<'_>, output: Output) {
+        self.0.set(self.0.get() + 1);
+        let stream = io.stream();
+        io.soon(move |reactor| {
+            if let Some(mut carried) = reactor.carried(stream) {
+                carried.refuse(output, std::io::ErrorKind::WouldBlock.into());
+            }
+        });
+    }
+
+    fn receive(&mut self, _io: &mut CarrierIo<'_>, _most: usize) {}
+
+    fn end_output(&mut self, _io: &mut CarrierIo<'_>) {}
+
+    fn close(&mut self, _io: &mut CarrierIo<'_>, resets: bool) {
+        assert!(resets, "its output never ended");
+        self.0.set(self.0.get() + 100);
+    }
+
+    fn peer_addr(&self) -> Address {
+        Address::Memory("blocked".into())
+    }
+
+    fn local_addr(&self) -> Address {
+        Address::Memory("".into())
+    }
+}
+
+/// A refusal is the end of the output, whatever it is called.
+#[test]
+fn output_that_is_refused_is_not_offered_again() {
+    let (mut reactor, world) = prompt_reactor(4, 100);
+    let said = Rc::<Cell<usize>>::default();
+    let options = StreamOptions::new().close_timeout(Duration::from_millis(20));
+    let fate = Rc::<RefCell<Fate>>::default();
+    let brief = Brief { fate: fate.clone(), writes: true, aborts: false };
+    reactor.carry(&options, Blocked(said.clone()), brief).unwrap();
+    step_until(&mut reactor, |reactor| reactor.connections() == 0);
+    assert_eq!(said.get(), 101);
+    assert!(fate.borrow().closed[0].contains("WouldBlock"), "{fate:?}");
     check_the_end(&mut reactor, &world);
 }

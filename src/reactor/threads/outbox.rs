@@ -278,6 +278,11 @@ impl Remote {
     }
 
     /// The reactor has been told to look, and does.
+    /// Keeps what cannot be fulfilled yet; whoever can will ask.
+    pub(in crate::reactor) fn keep_wish(&self, wish: Wish) {
+        self.outbox.lock().wishes.add(wish);
+    }
+
     pub(in crate::reactor) fn take_wishes(&self) -> Wishes {
         let mut outbox = self.outbox.lock();
         outbox.announced = false;

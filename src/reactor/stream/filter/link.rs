@@ -26,6 +26,7 @@ impl Link {
     pub(in crate::reactor) fn socket_ended(&mut self) {
         self.reading = Reading::Ended;
         match &mut self.filter {
+            None if self.phase == Phase::Handshaking => self.fail(CloseReason::Truncated),
             None => self.end_input(),
             Some(filter) if filter.ended || filter.broken => {}
             Some(_) if self.phase == Phase::Handshaking => self.fail(CloseReason::Truncated),
