@@ -279,3 +279,73 @@ fn tls_of_the_other_side_is_refused_where_it_is_set() {
     assert!(runtime.listen_with(&options, "127.0.0.1:0", |_| Echo(log().1)).is_err());
     assert!(tls::Server::of([]).is_err());
 }
+
+/// A ticket stands for what was asked of a client when it was given, not for what another server asks.
+#[test]
+fn a_ticket_of_a_server_that_asks_for_less_is_not_enough() {
+    on_each_backend(|runtime| {
+        let public = server();
+        let private = public.clone().require_client_certificates(roots()).unwrap();
+        let (public, _) = serve(runtime, public);
+        let (private, refused) = serve(runtime, private);
+        for versions in [TLS12, TLS13] {
+            let config = Arc::new(client_config(versions));
+            // The second one has a ticket.
+            for _ in 0..2 {
+                echoes(&mut connect_with(&public, &config, "localhost"), b"x");
+            }
+            let mut client = connect_with(&private, &config, "localhost");
+            let outcome = client.write_all(b"x").and_then(|()| client.read_exact(&mut [0]));
+            assert!(outcome.is_err(), "it came in without a certificate");
+            assert!(matches!(refused.closed(), CloseReason::Tls(_)));
+        }
+    });
+}
+
+/// Each record of a message may hold next to nothing: what is kept is bounded as it came, and not as it would be.
+#[test]
+fn a_message_in_very_many_records_is_given_up() {
+    on_each_backend(|runtime| {
+        let (server, log) = serve(runtime, server());
+        let mut peer = dial(&server);
+        // The beginning of a client hello of 65 000 bytes, one byte a record.
+        let message = [&[1, 0, 0xfd, 0xe8][..], &[0; 64_000]].concat();
+        let records: Vec<u8> = message.iter().flat_map(|byte| [22, 3, 1, 0, 1, *byte]).collect();
+        // It may be cut off in the middle.
+        let _ = peer.write_all(&records);
+        assert!(matches!(log.closed(), CloseReason::Tls(_)));
+        let mut answer = Vec::new();
+        let _ = peer.read_to_end(&mut answer);
+        eventually("nothing of it is held", || runtime.memory_budget().held == 0);
+        assert_eq!(runtime.metrics().handshakes_failed, 1);
+    });
+}
+
+/// Behind a place that is taken others wait, those of one process for each other as well.
+#[test]
+fn streams_in_memory_shake_hands_in_turn() {
+    for backend in trochus::Backend::available() {
+        let runtime = trochus::Runtime::builder().backend(backend).reactors(1).handshakes(2).build().unwrap();
+        let options = ListenOptions::new().tls(server());
+        let (seen, recorder) = log();
+        let server = runtime.listen_with(&options, "memory:", move |_| Echo(recorder.clone())).unwrap();
+        let options = StreamOptions::new().tls(client());
+        let (told, recorder) = log();
+        let pending: Vec<_> = (0..50)
+            .map(|_| {
+                let recorder = recorder.clone();
+                runtime.connect_async(&options, server.local_addr(), || Echo(recorder))
+            })
+            .collect();
+        for connected in pending {
+            connected.wait().unwrap().close().unwrap();
+        }
+        for _ in 0..50 {
+            told.closed();
+            seen.closed();
+        }
+        let metrics = runtime.metrics();
+        assert_eq!((metrics.handshakes_failed, metrics.handshake_timeouts), (0, 0));
+        assert!(metrics.handshakes_delayed > 0);
+    }
+}

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use tempfile::TempDir;
 use trochus::net::{Address, CloseReason, Handler, Io, ListenOptions, Server, StreamOptions};
 use trochus::{Reactor, Runtime};
@@ -287,4 +288,28 @@ fn pythons_server_ends_politely_or_not() {
         output.read_to_string(&mut rest).unwrap();
         assert!(server.0.wait().unwrap().success());
     });
+}
+
+/// A client that says its hello twice, because the server wants another group, leaves its name to nobody.
+#[test]
+fn the_name_of_who_says_hello_twice_is_nobody_elses() {
+    for backend in trochus::Backend::available() {
+        let runtime = trochus::Runtime::builder().backend(backend).reactors(1).build().unwrap();
+        let files = Files::new();
+        let (server, log) = serve(&runtime, server());
+        for _ in 0..2 {
+            let line = format!(
+                "openssl s_client -connect localhost:{} -servername first.example -groups P-521:X25519",
+                port(&server)
+            );
+            run(files.command(&line), b"Q\n");
+            assert_eq!(log.opened().server_name(), Some("first.example"));
+            log.closed();
+            let mut client = connect_with(&server, &Arc::new(client_config(ALL)), "127.0.0.1");
+            echoes(&mut client, b"x");
+            assert_eq!(log.opened().server_name(), None);
+            drop(client);
+            log.closed();
+        }
+    }
 }
