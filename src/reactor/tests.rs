@@ -1,5 +1,6 @@
 //! The reactor over the simulated driver: thousands of seeds of everything that a kernel may do.
 
+mod carriers;
 mod deadlines;
 mod endings;
 mod files;

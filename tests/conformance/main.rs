@@ -28,6 +28,7 @@ mod handles;
 mod later;
 mod limits;
 mod memory;
+mod names;
 mod options;
 mod panics;
 mod pausing;
@@ -103,6 +104,7 @@ fn trials() -> Vec<Trial> {
         options::suites(),
         limits::suites(),
         memory::suites(),
+        names::suites(),
         panics::suites(),
         damage::suites(),
         deadlines::suites(),

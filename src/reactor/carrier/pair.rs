@@ -171,7 +171,8 @@ impl Between {
     fn tell_end(&self, side: usize, stream: ConnectionId, reactor: &mut Reactor) {
         let (ended, closed) = {
             let other = self.0[1 - side].lock();
-            (other.ended && other.output.is_none(), other.closed)
+            // Its output has all come back by the time that it ends.
+            (other.ended, other.closed)
         };
         let Some(mut carried) = reactor.carried(stream) else { return };
         if closed == Some(true) {

@@ -8,6 +8,7 @@ pub(super) mod foreign;
 pub(super) mod incoming;
 pub(super) mod listener;
 pub(super) mod lookup;
+pub(super) mod newcomer;
 pub(super) mod options;
 pub(super) mod peers;
 pub(super) mod proxied;

@@ -1,8 +1,8 @@
 //! Servers behind proxies that say, in front of everything else, for whom they speak.
 
-use super::accept::make_handler;
 use super::address::Address;
 use super::incoming::Incoming;
+use super::newcomer::make_handler;
 use super::options::ListenOptions;
 use crate::error::{Error, Result};
 use crate::reactor::stream::connection::{Connection, Link};

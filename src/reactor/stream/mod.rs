@@ -9,6 +9,7 @@ pub(super) mod filter;
 pub(super) mod handler;
 pub(super) mod io;
 pub(super) mod proxy_header;
+pub(super) mod reaching;
 pub(super) mod reading;
 pub(super) mod relay;
 pub(super) mod settle;
