@@ -1,7 +1,7 @@
 //! Ranges of files as output: each byte in its place, bounded, and never a part as if it were the whole.
 
 use crate::accounts::wait_until;
-use crate::ground::{Ground, Peer, Stage, pattern, to_sock_addr};
+use crate::ground::{Ground, Peer, Stage, pattern};
 use crate::probe::{Ending, Event, Log, Probe, log};
 use crate::{Suite, suite};
 use std::fs::File;
@@ -67,10 +67,7 @@ fn narrow() -> StreamOptions {
 }
 
 fn narrow_peer(server: &Server) -> Peer {
-    let peer = Peer::unconnected(server.local_addr());
-    peer.0.set_recv_buffer_size(16 << 10).unwrap();
-    peer.0.connect(&to_sock_addr(server.local_addr())).unwrap();
-    peer
+    Peer::prepared(server.local_addr(), |socket| socket.set_recv_buffer_size(16 << 10).unwrap())
 }
 
 /// A server that does this with each connection that opens.
@@ -323,7 +320,7 @@ fn a_file_that_shrinks_is_never_taken_for_a_whole_one(ground: &Ground) {
         let Ending::FileFailed { missing, kind, text } = ending else { panic!("{ending:?}") };
         assert_eq!((missing, kind), (1 << 20, ErrorKind::UnexpectedEof), "{text}");
         assert!(text.contains("1048576") && content[1_000..].starts_with(&got));
-        if ground.is_tcp() {
+        if ground.has_resets() {
             assert_eq!(end, Some(ErrorKind::ConnectionReset));
         }
         drop(peer);
@@ -405,7 +402,7 @@ fn whoever_takes_nothing_of_a_file_is_cut_off(ground: &Ground) {
         }
         let (got, end) = read_all(&peer);
         assert!(got.len() < 2 << 20);
-        if ground.is_tcp() {
+        if ground.has_resets() {
             assert_eq!(end, Some(ErrorKind::ConnectionReset));
         }
         drop(peer);
@@ -510,7 +507,7 @@ fn a_stop_amid_a_file_is_no_end_of_it(ground: &Ground) {
         stage.shutdown(grace);
         let (got, end) = reader.join().unwrap();
         assert!(content[1_000..].starts_with(&got) && (got.len() == content.len() - 1_000) == reads_on);
-        if ground.is_tcp() {
+        if ground.has_resets() {
             assert_eq!(end, Some(ErrorKind::ConnectionReset));
         }
         assert!(is_closed(&file));
